@@ -1,0 +1,45 @@
+# make demo   draw a story of six scenes through real processes, and show the pictures
+# make test   every test, from nothing
+# make check  what every commit passes: style, types, import rules, the fast tests
+# make bench  the figures of docs/benchmarks.md, measured on this machine
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+# The index that torch comes from; empty means pip's own. For a machine without a GPU, PyTorch's
+# CPU index saves gigabytes: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: demo test check bench install clean
+
+demo: install
+	$(BIN)/illo demo
+
+test: install
+	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -m slow --timeout 900
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n auto -m "not slow"
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "illo needs Python 3.11 or newer"'
+	$(PYTHON) -m venv .venv
+	@echo "Installing: torch first, then the rest (a few minutes the first time)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[worker,dev]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv out data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,179 @@
+"""Everything that illo can refuse or find wrong, as one tree; each name states a fact."""
+
+
+class IlloError(Exception):
+    """The root: its message names the thing and the remedy."""
+
+
+# --- rules of a job ---------------------------------------------------------------------------
+
+
+class JobError(IlloError):
+    """A transition that the job, as it now is, does not allow."""
+
+
+class JobFinal(JobError):
+    """The job has ended; nothing about its outcome changes any more."""
+
+
+class JobNotDue(JobError):
+    """The job may not be claimed yet."""
+
+
+class JobActive(JobError):
+    """The job has not ended, so it cannot be deleted."""
+
+
+class LeaseHeld(JobError):
+    """Another worker holds the lease and it has not run out."""
+
+
+class LeaseLost(JobError):
+    """This worker's lease was stolen, released or never given: stop, and write nothing."""
+
+
+class CancelWished(JobError):
+    """Somebody asked for the job to be canceled, so it is not claimed."""
+
+
+# --- what a store says ------------------------------------------------------------------------
+
+
+class StoreError(IlloError):
+    """The store of jobs could not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or is too busy; trying again later may help."""
+
+
+class JobNotFound(StoreError):
+    """No job has this id."""
+
+
+class JobExists(StoreError):
+    """A job with this id is already stored; nothing was written."""
+
+
+class BatchNotFound(StoreError):
+    """No batch has this id."""
+
+
+class SceneNotFound(StoreError):
+    """The batch has no scene of this key."""
+
+
+class IdempotencyRecorded(StoreError):
+    """The key was used before; carries the record, so that its answer can be replayed."""
+
+    def __init__(self, record: object) -> None:
+        super().__init__("this Idempotency-Key was used before")
+        self.record = record
+
+
+class UnknownSchema(StoreError):
+    """The stored documents come from a newer illo than this one."""
+
+
+class BadCursor(StoreError):
+    """A page was asked for with a cursor that this store did not give out."""
+
+
+class ArtifactError(IlloError):
+    """The artifact store could not do what was asked."""
+
+
+class ArtifactNotFound(ArtifactError):
+    """No artifact has this name, or not in this generation."""
+
+
+class ArtifactExists(ArtifactError):
+    """An artifact of this name exists already; nothing was overwritten."""
+
+
+class ArtifactDamaged(ArtifactError):
+    """The stored bytes are not those that were put."""
+
+
+class ArtifactStoreUnavailable(ArtifactError):
+    """The artifact store cannot be reached; trying again later may help."""
+
+
+class PublishFailed(IlloError):
+    """The wake-up was not confirmed; the sweep will send another."""
+
+
+# --- messages and identity --------------------------------------------------------------------
+
+
+class BadEnvelope(IlloError):
+    """A push body that is not an envelope with a message of a version that we read."""
+
+
+class Unauthenticated(IlloError):
+    """A push without a token that we can read and trust."""
+
+
+class WrongIdentity(IlloError):
+    """A push with a valid token of somebody who may not wake a worker."""
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+class DrawingError(IlloError):
+    """A drawing that did not become images."""
+
+
+class InvalidReference(DrawingError):
+    """A reference is not an image that can be drawn from."""
+
+
+class ReferenceDamaged(DrawingError):
+    """A reference's stored bytes are not those that were uploaded."""
+
+
+class BlankImage(DrawingError):
+    """The drawing came out as NaN or as one flat colour."""
+
+
+class OutOfMemory(DrawingError):
+    """The device has no room for this drawing."""
+
+
+class WeightsChanged(DrawingError):
+    """The job wants other weights than this worker has."""
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+class WeightsError(IlloError):
+    """The weights cannot be used; says which file, what is wrong and what to do."""
+
+
+class WeightsMissing(WeightsError):
+    """A file of the weights directory is not there."""
+
+
+class WeightsDamaged(WeightsError):
+    """A file of the weights is truncated, malformed or not what its manifest says."""
+
+
+class WrongWeights(WeightsError):
+    """The weights are whole, but of another model than the one that is drawn with."""
+
+
+# --- settings and the command line ------------------------------------------------------------
+
+
+class BadSettings(IlloError):
+    """One or more settings are wrong; the message lists every one of them."""
+
+
+class DataInUse(IlloError):
+    """Another `illo up` runs on this data directory."""
+
+
+class ServiceUnreachable(IlloError):
+    """The service did not answer at the address that was given."""

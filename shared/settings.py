@@ -1,0 +1,175 @@
+"""Every setting of every process, read once from a mapping of environment variables.
+
+docs/settings.md shows this table to people; a test compares the two.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import BadSettings
+from shared.jobs import Terms
+
+PREFIX = "ILLO_"
+CLIENT_ONLY = frozenset({"ILLO_URL"})  # read by the command line, which needs no settings
+WORLDS_OWN = frozenset({"PORT"})
+
+
+class Backend(StrEnum):
+    """Which services the processes stand on."""
+
+    EMBEDDED = "embedded"
+
+
+class ResidencyWish(StrEnum):
+    """Where the models are to lie while they are not computing."""
+
+    AUTO = "auto"
+    RESIDENT = "resident"
+    OFFLOAD = "offload"
+
+
+class Settings(BaseModel):
+    """How this process is to run; the defaults run on a laptop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    backend: Backend = Field(
+        Backend.EMBEDDED, description="The services to stand on: SQLite, files and a push queue."
+    )
+    data: Path = Field(
+        Path("data"), description="The folder that holds the database, the images and the queue."
+    )
+    weights: str = Field(
+        "tiny", min_length=1, description="`tiny`, made on the spot, or a weights directory."
+    )
+    residency: ResidencyWish = Field(
+        ResidencyWish.AUTO, description="Where the models lie between their turns."
+    )
+    threads: int = Field(
+        0, ge=0, le=256, description="CPU threads of the pipeline; 0 takes one for each core."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="The address the server listens on.")
+    port: int = Field(
+        8080, ge=0, le=65535, alias="PORT", description="The port; 0 takes a free one."
+    )
+    http_threads: int = Field(
+        16, ge=2, le=256, description="Requests answered at once; half of them may be long polls."
+    )
+    workers: int = Field(
+        1, ge=1, le=64, description="The most workers there can be; bounds the wake-ups of a sweep."
+    )
+    lease_seconds: float = Field(75, gt=0, le=3600, description="How long a claim lasts.")
+    heartbeat_seconds: float = Field(
+        15, gt=0, le=600, description="How often a worker renews its claim; below half a lease."
+    )
+    sweep_seconds: float = Field(
+        5, gt=0, le=3600, description="How often lost wake-ups and dead workers are looked for."
+    )
+    step_timeout_seconds: float = Field(
+        120, gt=0, description="A denoising step that lasts longer counts as hung."
+    )
+    load_timeout_seconds: float = Field(
+        600, gt=0, description="Loading that shows no advance for longer counts as hung."
+    )
+    max_runtime_seconds: float = Field(1800, gt=0, description="The longest one attempt may take.")
+    max_queued_hours: float = Field(24, gt=0, description="The longest a job may wait.")
+    max_pixels: int = Field(
+        1_600_000, ge=4096, le=4_194_304, description="The largest area of an image."
+    )
+    retention_days: float = Field(
+        30, ge=2, description="How long ended jobs, their images and unused uploads are kept."
+    )
+    gpu_seconds_per_day: float = Field(
+        28_800, gt=0, description="Drawing seconds a day; then claiming pauses to midnight UTC."
+    )
+    price_per_gpu_second: float | None = Field(
+        None, ge=0, description="US dollars; set, every job says what it cost."
+    )
+    ack_deadline_seconds: float = Field(
+        600, gt=0, le=600, description="How long the queue waits for an answer to a push."
+    )
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
+    )
+
+    @property
+    def weights_directory(self) -> Path:
+        """Where the weights lie; the tiny ones are made inside the data folder."""
+        return self.data / "weights" / "tiny" if self.weights == "tiny" else Path(self.weights)
+
+    @property
+    def terms(self) -> Terms:
+        """The settings that a job's rules need."""
+        return Terms(
+            lease=timedelta(seconds=self.lease_seconds),
+            max_runtime=timedelta(seconds=self.max_runtime_seconds),
+            max_queued=timedelta(hours=self.max_queued_hours),
+        )
+
+    @property
+    def retention(self) -> timedelta:
+        """How long ended jobs are kept."""
+        return timedelta(days=self.retention_days)
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings; raises BadSettings with every mistake, unknown names included."""
+        given = {
+            name: value
+            for name, value in environment.items()
+            if (name.startswith(PREFIX) and name not in CLIENT_ONLY) or name in WORLDS_OWN
+        }
+        fields = {_field(name): value for name, value in given.items()}
+        try:
+            settings = cls.model_validate(fields)
+        except ValidationError as error:
+            raise BadSettings("\n".join(_complaint(fault) for fault in error.errors())) from None
+        if settings.heartbeat_seconds * 2 > settings.lease_seconds:
+            raise BadSettings(
+                "ILLO_HEARTBEAT_SECONDS: must be at most half of ILLO_LEASE_SECONDS, "
+                "or a claim runs out between two heartbeats"
+            )
+        return settings
+
+
+def variable(field: str) -> str:
+    """Name the environment variable of a setting."""
+    return "PORT" if field in ("port", "PORT") else PREFIX + field.upper()
+
+
+def process_environment() -> Mapping[str, str]:
+    """The only place where the environment of this process is read."""
+    return dict(os.environ)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Write settings as environment variables, for a child process."""
+    written = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if value is not None:
+            written[variable(name)] = str(value)
+    return written
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Make the environment of a child process: this one's, with these settings and no hub."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    return inherited | environment_of(settings) | {"HF_HUB_OFFLINE": "1"}
+
+
+def _field(name: str) -> str:
+    return name if name in WORLDS_OWN else name.removeprefix(PREFIX).lower()
+
+
+def _complaint(fault: Any) -> str:
+    name = variable(str(fault["loc"][0]))
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; docs/settings.md lists them"
+    return f"{name}: {fault['msg']}, not {fault['input']!r}"
