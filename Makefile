@@ -29,7 +29,7 @@ check: install
 	$(BIN)/pytest -q -n auto -m "not slow"
 
 bench: install
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ONLY)
 
 install: $(READY)
 

@@ -1,7 +1,9 @@
-"""The rules of the house that no linter knows: who may import what, and what the packages promise."""
+"""The rules of the house that no linter knows: who imports what, and what the packages promise."""
 
 import ast
 import importlib.metadata
+import itertools
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,8 +101,6 @@ def test_nothing_else_that_is_installed_provides_our_packages() -> None:
 
 
 def test_the_distribution_lists_every_package_and_is_never_uploaded() -> None:
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {
@@ -120,8 +120,6 @@ def test_every_dependency_is_pinned_exactly() -> None:
     ]
     assert all(pin.count("==") == 1 for pin in pins)
     names = {pin.split("==")[0].lower().replace("_", "-") for pin in pins}
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    wanted = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
     assert {need.split(">=")[0].lower() for need in wanted} <= names

@@ -1,0 +1,1 @@
+"""Figures measured on this machine, each beside a peer or a physical limit of the same run."""

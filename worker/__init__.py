@@ -1,0 +1,1 @@
+"""The worker: claims jobs, draws them, stores the images."""

@@ -1,0 +1,222 @@
+"""The worker's process: it serves pushes at once, loads, draws, and gives back when it must end."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry
+from waitress.server import create_server
+
+from shared.clock import new_id
+from shared.errors import BadSettings, WeightsError
+from shared.holds import why_held
+from shared.jobs import Job
+from shared.logs import start_logging
+from shared.settings import Settings, process_environment
+from shared.wiring import Backends, open_backends, push_identity
+from shared.workers import WorkerRecord, WorkerState
+from worker.app import Health, create_app
+from worker.desk import Desk
+from worker.heartbeat import Pace
+from worker.presence import Presence
+from worker.push import PushAnswer, answer_push
+from worker.run_job import Pipeline, Workplace
+
+log = logging.getLogger(__name__)
+
+WRONG_USE, NO_WEIGHTS, HUNG = 2, 3, 70
+PROGRESS_EVERY = 0.2  # seconds: a SQLite file bears five writes a second easily
+STEP_GRACE = 2.0  # seconds a step has to end in after SIGTERM, before its job is given back
+LAST_MOMENT = 8.0  # seconds after SIGTERM; the platform kills at ten
+READY_PATIENCE = 30.0  # seconds that a push waits for the weights
+
+
+class Worker:
+    """One process that draws, from its start to its orderly end."""
+
+    def __init__(self, settings: Settings, backends: Backends) -> None:
+        self._settings, self._backends = settings, backends
+        self._stopping, self._ready, self._ended = (threading.Event() for _ in range(3))
+        self._ill: str | None = None
+        self._desk: Desk | None = None
+        now = backends.workers.now()
+        record = WorkerRecord(
+            id=new_id("wrk"),
+            state=WorkerState.STARTING,
+            started_at=now,
+            at=now,
+            source=settings.weights,
+            pid=os.getpid(),
+        )
+        self._presence = Presence(record, workers=backends.workers)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; return the exit status."""
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sign, lambda *_: self._stop())
+        self._serve()
+        self._presence.tell()
+        self._in_background(partial(self._presence.keep_telling, self._ended))
+        try:
+            pipeline = self._load()
+        except WeightsError as error:
+            log.error("weights refused", extra={"reason": str(error)})
+            self._presence.tell(state=WorkerState.BROKEN, error=str(error))
+            return NO_WEIGHTS
+        self._open_desk(pipeline)
+        self._in_background(self._draw_what_waits)
+        self._stopping.wait()
+        self._give_back()
+        return 0
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        if not self._ready.is_set():  # nothing to give back, and importing cannot be interrupted
+            self._in_background(self._leave)
+
+    def _leave(self) -> None:
+        self._presence.tell(state=WorkerState.STOPPED)
+        os._exit(0)
+
+    def _serve(self) -> None:
+        app = create_app(
+            identity=push_identity(self._settings),
+            health=Health(ill=lambda: self._ill, unready=self._why_unready),
+            answer=self._answer,
+            registry=CollectorRegistry(),
+        )
+        server = create_server(
+            app,
+            host=self._settings.host,
+            port=self._settings.port,
+            threads=self._settings.http_threads,
+        )
+        log.info("listening", extra={"port": server.effective_port})
+        self._in_background(server.run)
+
+    def _load(self) -> Pipeline:
+        advanced_at = time.monotonic()
+
+        def stage(name: str, fraction: float) -> None:
+            nonlocal advanced_at
+            advanced_at = time.monotonic()
+            self._presence.loading(name, fraction)
+
+        def watch() -> None:
+            limit = self._settings.load_timeout_seconds
+            while not self._ready.wait(1.0):
+                if time.monotonic() - advanced_at > limit:
+                    self._give_up(f"loading showed no advance for {limit:g} s")
+
+        self._in_background(watch)
+        stage("importing", 0.0)
+        from worker.pipeline.kontext import Kontext
+        from worker.pipeline.residency import Residency
+
+        return Kontext(
+            self._settings.weights_directory,
+            residency=Residency(self._settings.residency),
+            threads=self._settings.threads or None,
+            on_stage=stage,
+        )
+
+    def _open_desk(self, pipeline: Pipeline) -> None:
+        settings, backends = self._settings, self._backends
+        workplace = Workplace(
+            holder=self._presence.record.id,
+            jobs=backends.jobs,
+            artifacts=backends.artifacts,
+            pipeline=pipeline,
+            terms=settings.terms,
+            pace=Pace(
+                heartbeat=settings.heartbeat_seconds,
+                progress=PROGRESS_EVERY,
+                step_timeout=settings.step_timeout_seconds,
+            ),
+            stopping=self._stopping,
+            hung=self._give_up,
+            illo_version=version("illo"),
+        )
+        self._desk = Desk(
+            workplace,
+            held=lambda: why_held(backends.jobs, backends.workers, settings),
+            changed=self._tell_drawing,
+        )
+        self._ready.set()
+        self._presence.tell(
+            state=WorkerState.IDLE,
+            stage="ready",
+            fraction=1.0,
+            weights=pipeline.weights,
+            device=getattr(pipeline, "device", None),
+        )
+        log.info("ready", extra={"weights": pipeline.weights.label})
+
+    def _draw_what_waits(self) -> None:
+        """Go on with what was queued before this worker started."""
+        assert self._desk is not None
+        self._desk.draw_due()
+
+    def _answer(self, body: bytes) -> int:
+        if not self._ready.wait(READY_PATIENCE) or self._desk is None or self._stopping.is_set():
+            return PushAnswer.DONE  # the job stays queued; this worker looks for it when ready
+        holder = self._presence.record.id
+        return answer_push(body, jobs=self._backends.jobs, desk=self._desk, holder=holder)
+
+    def _tell_drawing(self, job: Job | None, rate: float | None) -> None:
+        if self._stopping.is_set():
+            return
+        self._presence.tell(
+            state=WorkerState.DRAWING if job else WorkerState.IDLE,
+            job=job.id if job else None,
+            seconds_per_megapixel_step=rate,
+        )
+
+    def _give_back(self) -> None:
+        """Give the step a moment to end by itself, then give the job back and go."""
+        began = time.monotonic()
+        desk = self._desk
+        self._presence.tell(state=WorkerState.DRAINING)
+        if desk and desk.drawing and not desk.wait_until_free(STEP_GRACE):
+            desk.give_back()
+            desk.wait_until_free(LAST_MOMENT - (time.monotonic() - began))
+        self._ended.set()
+        self._presence.tell(state=WorkerState.STOPPED, job=None)
+        log.info("stopped", extra={"seconds": round(time.monotonic() - began, 2)})
+
+    def _why_unready(self) -> str | None:
+        if self._stopping.is_set():
+            return "stopping"
+        record = self._presence.record
+        return None if self._ready.is_set() else f"{record.stage} {record.fraction:.0%}"
+
+    def _give_up(self, reason: str) -> None:
+        """End a process whose device hangs: only that frees it, and the lease runs out."""
+        self._ill = reason
+        log.critical("hung", extra={"reason": reason})
+        self._presence.tell(state=WorkerState.BROKEN, error=reason)
+        os._exit(HUNG)
+
+    @staticmethod
+    def _in_background(work: Callable[[], object]) -> None:
+        threading.Thread(target=work, daemon=True).start()
+
+
+def main() -> None:
+    """Run a worker by the environment's settings."""
+    try:
+        settings = Settings.read(process_environment())
+    except BadSettings as error:
+        print(error, file=sys.stderr)  # noqa: T201 - logging needs settings
+        sys.exit(WRONG_USE)
+    start_logging(settings.log_level)
+    status = Worker(settings, open_backends(settings)).run()
+    # Daemon threads may still be inside a step or a request: nothing of theirs is awaited.
+    logging.shutdown()
+    os._exit(status)
