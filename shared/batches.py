@@ -134,6 +134,13 @@ def scene_seed(policy: SeedPolicy, base: int, *, key: str, position: int) -> int
     return int.from_bytes(hashlib.sha256(f"{base}\0{key}".encode()).digest()[:4])
 
 
+def take_of(job: Job) -> Take | None:
+    """Read which take a job is; none for a job of no batch, or one that was deleted."""
+    if job.scene_key is None or job.take is None or job.deleted_at:
+        return None
+    return Take(job=job.id, key=job.scene_key, take=job.take, status=job.status, recipe=job.recipe)
+
+
 def newest_take(takes: Sequence[Take]) -> Take | None:
     """Find the take with the highest number."""
     return max(takes, key=lambda take: take.take, default=None)
@@ -158,7 +165,7 @@ def present_recipe(scene: BatchScene, *, weights: Weights) -> str:
 
 
 def skip_reason(
-    wanted: Scene, newest: Job | None, accepted: Take | None, *, force: bool
+    wanted: Scene, newest: Take | None, accepted: Take | None, *, force: bool
 ) -> Skip | None:
     """Say why a selected scene gets no new take, or None if it gets one.
 

@@ -177,3 +177,20 @@ class DataInUse(IlloError):
 
 class ServiceUnreachable(IlloError):
     """The service did not answer at the address that was given."""
+
+
+class RequestRefused(IlloError):
+    """The service understood a request and does not do it; carries the HTTP status and code."""
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ResultDamaged(IlloError):
+    """What was downloaded is not what the service had announced."""
+
+
+class BadBatchFile(IlloError):
+    """A batch file that cannot be read, or names a reference that is not there."""

@@ -200,8 +200,8 @@ def fail(
     if not error.retryable or tried.failures >= terms.failures:
         return _failed(tried, now, error, terms=terms)
     pause = RETRY_BACKOFF[min(job.failures, len(RETRY_BACKOFF) - 1)] * (1 + RETRY_JITTER * jitter)
-    waiting = replace(_requeued(tried, now + pause), error=error)
-    return _told(waiting, now, Event.RETRIED)
+    waiting = replace(tried, error=error)
+    return _requeued(waiting, now, Event.RETRIED, due=now + pause, terms=terms)
 
 
 def release(job: Job, now: datetime, *, lease: Lease, metrics: Metrics, terms: Terms) -> Job:
@@ -212,7 +212,7 @@ def release(job: Job, now: datetime, *, lease: Lease, metrics: Metrics, terms: T
         often = f"interrupted {freed.interruptions} times; retry it when the workers are steady"
         error = Failure(code=ErrorCode.INTERRUPTED_TOO_OFTEN, message=often)
         return _failed(freed, now, error, terms=terms)
-    return _told(_requeued(freed, now), now, Event.RELEASED)
+    return _requeued(freed, now, Event.RELEASED, due=now, terms=terms)
 
 
 def cancel(job: Job, now: datetime, *, terms: Terms) -> Job:
@@ -307,10 +307,13 @@ def _started(job: Job, now: datetime, event: Event, *, holder: str, terms: Terms
     return _told(running, now, event)
 
 
-def _requeued(job: Job, due: datetime) -> Job:
-    return replace(
+def _requeued(job: Job, now: datetime, event: Event, *, due: datetime, terms: Terms) -> Job:
+    if job.cancel_requested_at:  # nobody claims it any more, so it ends here
+        return _ended(replace(job, error=None), now, Status.CANCELED, Event.CANCELED, terms=terms)
+    waiting = replace(
         job, status=Status.QUEUED, lease=None, progress=None, not_before=due, wake_at=due
     )
+    return _told(waiting, now, event)
 
 
 def _failed(job: Job, now: datetime, error: Failure, *, terms: Terms) -> Job:

@@ -16,7 +16,7 @@ from shared.errors import BadSettings
 from shared.jobs import Terms
 
 PREFIX = "ILLO_"
-CLIENT_ONLY = frozenset({"ILLO_URL"})  # read by the command line, which needs no settings
+CLIENT_ONLY = frozenset({"ILLO_URL", "ILLO_KEY"})  # read by the command line, no setting
 WORLDS_OWN = frozenset({"PORT"})
 
 
@@ -52,7 +52,7 @@ class Settings(BaseModel):
         ResidencyWish.AUTO, description="Where the models lie between their turns."
     )
     threads: int = Field(
-        0, ge=0, le=256, description="CPU threads of the pipeline; 0 takes one for each core."
+        0, ge=0, le=256, description="CPU threads of the pipeline; 0 leaves one core to the others."
     )
     host: str = Field("127.0.0.1", min_length=1, description="The address the server listens on.")
     port: int = Field(
@@ -102,6 +102,11 @@ class Settings(BaseModel):
     def weights_directory(self) -> Path:
         """Where the weights lie; the tiny ones are made inside the data folder."""
         return self.data / "weights" / "tiny" if self.weights == "tiny" else Path(self.weights)
+
+    @property
+    def pipeline_threads(self) -> int:
+        """How many CPU threads to draw with: sharing the last core makes a step ten times slower."""
+        return self.threads or max(1, (os.cpu_count() or 1) - 1)
 
     @property
     def terms(self) -> Terms:
@@ -159,9 +164,10 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """Make the environment of a child process: this one's, with these settings and no hub."""
+    """Make a child's environment: this process's, these settings, no model hub, no chatter."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
-    return inherited | environment_of(settings) | {"HF_HUB_OFFLINE": "1"}
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    return inherited | environment_of(settings) | quiet
 
 
 def _field(name: str) -> str:

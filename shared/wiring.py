@@ -1,9 +1,9 @@
 """The only place that chooses a backend, and imports it only then."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shared.clock import SystemClock
-from shared.identity import PushIdentity
 from shared.manifest import read_manifest
 from shared.ports import (
     ArtifactStore,
@@ -16,6 +16,9 @@ from shared.ports import (
 )
 from shared.scenes import Weights
 from shared.settings import Settings
+
+if TYPE_CHECKING:  # it brings a Google SDK, which the API starts without
+    from shared.identity import PushIdentity
 
 LOCAL_ISSUER = "https://queue.illo.local"
 LOCAL_AUDIENCE = "https://worker.illo.local/push"
@@ -66,9 +69,10 @@ def served_weights(settings: Settings) -> Weights:
     return Weights(label=manifest.label, sha256=manifest.sha256)
 
 
-def push_identity(settings: Settings) -> PushIdentity:
+def push_identity(settings: Settings) -> "PushIdentity":
     """Say whose pushes a worker accepts."""
-    from shared.embedded.delivery import read_public_key
+    from shared.embedded.push_keys import read_public_key
+    from shared.identity import PushIdentity
 
     key = settings.data / "push-key.pem"
     return PushIdentity(

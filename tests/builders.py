@@ -146,8 +146,8 @@ def a_batch(**what_matters: Any) -> Batch:
 
 def a_batch_scene(batch: Batch | str = "bat_0", key: str = "p1", **what_matters: Any) -> BatchScene:
     given: dict[str, Any] = {"position": 0, "scene": a_scene(), "source": {"prompt": "Mia"}}
-    id = batch if isinstance(batch, str) else batch.id
-    return BatchScene(batch=id, key=key, **given | what_matters)
+    of = batch if isinstance(batch, str) else batch.id
+    return BatchScene(batch=of, key=key, **given | what_matters)
 
 
 def a_take(scene: BatchScene, take: int = 1, **what_matters: Any) -> Job:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,11 +13,12 @@ from prometheus_client import CollectorRegistry
 from waitress.server import create_server
 
 from shared.clock import new_id
-from shared.errors import BadSettings, WeightsError
+from shared.errors import BadSettings, StoreUnavailable, WeightsError
 from shared.holds import why_held
 from shared.jobs import Job
 from shared.logs import start_logging
 from shared.settings import Settings, process_environment
+from shared.signals import EndWishes
 from shared.wiring import Backends, open_backends, push_identity
 from shared.workers import WorkerRecord, WorkerState
 from worker.app import Health, create_app
@@ -30,7 +30,8 @@ from worker.run_job import Pipeline, Workplace
 
 log = logging.getLogger(__name__)
 
-WRONG_USE, NO_WEIGHTS, HUNG = 2, 3, 70
+DIED, WRONG_USE, NO_WEIGHTS, HUNG = 1, 2, 3, 70
+LOOK_EVERY = 0.05  # seconds between two looks at whether the end is wished
 PROGRESS_EVERY = 0.2  # seconds: a SQLite file bears five writes a second easily
 STEP_GRACE = 2.0  # seconds a step has to end in after SIGTERM, before its job is given back
 LAST_MOMENT = 8.0  # seconds after SIGTERM; the platform kills at ten
@@ -44,6 +45,7 @@ class Worker:
         self._settings, self._backends = settings, backends
         self._stopping, self._ready, self._ended = (threading.Event() for _ in range(3))
         self._ill: str | None = None
+        self._failed: int | None = None  # the exit status of a start that came to nothing
         self._desk: Desk | None = None
         now = backends.workers.now()
         record = WorkerRecord(
@@ -58,31 +60,36 @@ class Worker:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status."""
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(sign, lambda *_: self._stop())
-        self._serve()
-        self._presence.tell()
-        self._in_background(partial(self._presence.keep_telling, self._ended))
-        try:
-            pipeline = self._load()
-        except WeightsError as error:
-            log.error("weights refused", extra={"reason": str(error)})
-            self._presence.tell(state=WorkerState.BROKEN, error=str(error))
-            return NO_WEIGHTS
-        self._open_desk(pipeline)
-        self._in_background(self._draw_what_waits)
-        self._stopping.wait()
+        with EndWishes() as wishes:
+            self._serve()
+            self._presence.tell()
+            self._in_background(partial(self._presence.keep_telling, self._ended))
+            self._in_background(self._start)
+            while not wishes.heard and self._failed is None:
+                time.sleep(LOOK_EVERY)
+        self._stopping.set()
+        if self._failed is not None:
+            return self._failed
         self._give_back()
         return 0
 
-    def _stop(self) -> None:
-        self._stopping.set()
-        if not self._ready.is_set():  # nothing to give back, and importing cannot be interrupted
-            self._in_background(self._leave)
-
-    def _leave(self) -> None:
-        self._presence.tell(state=WorkerState.STOPPED)
-        os._exit(0)
+    def _start(self) -> None:
+        """Load, then go on with what was queued before this worker started."""
+        error, status = "it could not start; its log says more", DIED
+        try:
+            self._open_desk(self._load())
+        except WeightsError as refusal:
+            error, status = str(refusal), NO_WEIGHTS
+            log.error("weights refused", extra={"reason": error})
+        finally:
+            if not self._ready.is_set():
+                self._presence.tell(state=WorkerState.BROKEN, error=error)
+                self._failed = status
+        try:
+            if self._desk:
+                self._desk.draw_due()
+        except StoreUnavailable as away:  # a push, or the sweep's, comes later
+            log.warning("the store is away", extra={"reason": str(away)})
 
     def _serve(self) -> None:
         app = create_app(
@@ -122,7 +129,7 @@ class Worker:
         return Kontext(
             self._settings.weights_directory,
             residency=Residency(self._settings.residency),
-            threads=self._settings.threads or None,
+            threads=self._settings.pipeline_threads,
             on_stage=stage,
         )
 
@@ -157,11 +164,6 @@ class Worker:
             device=getattr(pipeline, "device", None),
         )
         log.info("ready", extra={"weights": pipeline.weights.label})
-
-    def _draw_what_waits(self) -> None:
-        """Go on with what was queued before this worker started."""
-        assert self._desk is not None
-        self._desk.draw_due()
 
     def _answer(self, body: bytes) -> int:
         if not self._ready.wait(READY_PATIENCE) or self._desk is None or self._stopping.is_set():

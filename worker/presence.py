@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from shared.workers import WorkerRecord, WorkerState
 
 log = logging.getLogger(__name__)
 
+PROGRESS_EVERY = 1.0  # seconds between two reports of one stage of a start
 SAY_AGAIN = 15.0  # seconds; well below the time after which a silent worker counts as gone
 
 
@@ -20,6 +22,7 @@ class Presence:
     def __init__(self, record: WorkerRecord, *, workers: WorkerStore) -> None:
         self._record, self._workers = record, workers
         self._lock = threading.Lock()
+        self._told_at = 0.0
 
     @property
     def record(self) -> WorkerRecord:
@@ -42,6 +45,10 @@ class Presence:
             self.tell()
 
     def loading(self, stage: str, fraction: float) -> None:
-        """Tell how far the start has come; fraction is 0 to 1."""
+        """Tell how far the start has come, at every stage and once a second; fraction is 0 to 1."""
+        now = time.monotonic()
+        if stage == self._record.stage and now - self._told_at < PROGRESS_EVERY:
+            return
+        self._told_at = now
         log.info("starting", extra={"stage": stage, "fraction": round(fraction, 3)})
         self.tell(state=WorkerState.STARTING, stage=stage, fraction=fraction)

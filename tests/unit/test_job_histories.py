@@ -1,4 +1,4 @@
-"""Any history of a job, from a seed: workers that crash, clocks that jump, messages that come twice.
+"""Any history of a job, from a seed: workers that crash, clocks that jump, doubled messages.
 
 Hypothesis drives the real transitions through a store of one job and holds them to the promises.
 """
@@ -26,7 +26,7 @@ from shared.jobs import (
     wake,
 )
 from shared.ports import JobChange
-from shared.vocabulary import Event, Failure, ErrorCode, Lease, Metrics, Status
+from shared.vocabulary import ErrorCode, Event, Failure, Lease, Metrics, Status
 from tests.builders import NOW, TERMS, a_job, an_image
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
@@ -146,6 +146,11 @@ class Histories(RuleBasedStateMachine):
             assert f"/a{self.job.attempt}/" in self.job.images[0].artifact
         else:
             assert not self.job.images
+
+    @invariant()
+    def a_waiting_job_is_not_wished_away(self) -> None:
+        if hasattr(self, "job") and self.job.status is Status.QUEUED:
+            assert self.job.cancel_requested_at is None, "nobody would ever end it"
 
     @invariant()
     def budgets_hold_and_the_end_is_told_once(self) -> None:

@@ -256,6 +256,12 @@ def test_a_job_given_back_is_due_at_once_and_has_not_failed() -> None:
     assert last_event(freed) is Event.RELEASED
 
 
+def test_a_job_that_comes_back_with_a_cancel_wish_is_canceled() -> None:
+    wished = a_running_job(cancel_requested_at=NOW)
+    freed = release(wished, NOW, lease=mine(wished), metrics=USED, terms=TERMS)
+    assert [freed.status, failed(wished).status] == [Status.CANCELED] * 2
+
+
 def test_ten_interruptions_are_borne_and_the_eleventh_is_not() -> None:
     tenth, eleventh = a_running_job(interruptions=9), a_running_job(interruptions=10)
     assert release(tenth, NOW, lease=mine(tenth), metrics=USED, terms=TERMS).status is Status.QUEUED

@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from shared.embedded.artifact_store import FileArtifactStore
 
 from shared.clock import SystemClock
+from shared.embedded.artifact_store import FileArtifactStore
 from shared.embedded.database import Database
 from shared.embedded.job_store import SqliteJobStore
 from shared.jobs import Job, Terms, claim

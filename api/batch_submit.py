@@ -1,0 +1,112 @@
+"""Accept a batch: fix every scene, write them down together, then begin to expand."""
+
+import logging
+from collections.abc import Iterable
+
+from api.batch_requests import BatchRequest
+from api.batch_responses import BatchBody
+from api.batch_scenes import (
+    Surroundings,
+    plan_scenes,
+    refuse_many_references,
+    stored_defaults,
+)
+from api.batch_takes import wake_first
+from api.batch_views import accepted_body
+from api.expand import expand, write_plan
+from api.idempotency import Keep
+from api.routing import reply
+from api.service import Service
+from shared.assets import Asset
+from shared.batches import Batch, BatchScene, take_id
+from shared.errors import ArtifactError, IdempotencyRecorded, StoreError
+from shared.ports import Answer
+
+PLAN_TYPE = "application/jsonl"
+
+log = logging.getLogger(__name__)
+
+
+def submit_batch(
+    request: BatchRequest, tenant: str, service: Service, *, keep: Keep, traceparent: str
+) -> Answer:
+    """Write the scenes as one artifact, the batch and its record in one transaction; answer 202.
+
+    All or nothing: raises a Refusal with every fault, and IdempotencyRecorded if an equal request
+    was first. What follows the transaction may fail: the sweep finishes it.
+    """
+    refuse_many_references(request)
+    named = [name for said in (request.defaults, *request.scenes) for name in said.references]
+    around = read_surroundings(named, tenant, service)
+    given = request.defaults.seed.base
+    base = service.new_seed() if given is None else given
+    name = service.new_id("bat")
+    scenes = plan_scenes(request, around, batch=name, base=base)
+    for asset in around.assets.values():
+        service.backends.assets.keep(tenant, asset.id, until=None)
+    batch = _written(request, scenes, tenant, service, id=name, base=base)
+    answer = _accepted(accepted_body(batch, service.settings))
+    try:
+        service.backends.batches.create(batch, record=keep(answer, batch.created_at))
+    except IdempotencyRecorded:
+        service.backends.artifacts.delete(batch.artifact)
+        raise
+    service.meters.accepted.inc(len(scenes))
+    _begin(batch, scenes, service, traceparent=traceparent)
+    return answer
+
+
+def read_surroundings(named: Iterable[str], tenant: str, service: Service) -> Surroundings:
+    """Read the assets that are named; those that there are not are left out."""
+    found: dict[str, Asset] = {}
+    for name in dict.fromkeys(named):
+        asset = service.backends.assets.get(tenant, name)
+        if asset is not None:
+            found[name] = asset
+    return Surroundings(
+        assets=found, weights=service.weights, max_pixels=service.settings.max_pixels
+    )
+
+
+def _written(
+    request: BatchRequest,
+    scenes: list[BatchScene],
+    tenant: str,
+    service: Service,
+    *,
+    id: str,
+    base: int,
+) -> Batch:
+    now = service.backends.workers.now()
+    name = f"batches/{id}/scenes.jsonl"
+    stored = service.backends.artifacts.put(name, write_plan(scenes), content_type=PLAN_TYPE)
+    return Batch(
+        id=id,
+        tenant=tenant,
+        title=request.title,
+        created_at=now,
+        updated_at=now,
+        scene_count=len(scenes),
+        artifact=name,
+        generation=stored.generation,
+        defaults=stored_defaults(request, base=base),
+        priority=request.defaults.priority,
+        metadata=request.metadata,
+    )
+
+
+def _accepted(body: BatchBody) -> Answer:
+    headers = {"Location": f"/v1/batches/{body.id}", "Retry-After": "1"}
+    return reply(body, status=202, headers=headers)
+
+
+def _begin(batch: Batch, scenes: list[BatchScene], service: Service, *, traceparent: str) -> None:
+    ids = {"batch_id": batch.id, "scenes": len(scenes), "traceparent": traceparent}
+    log.info("batch_accepted", extra=ids)
+    try:
+        after = expand(service.backends, service.settings, batch, pages=1)
+    except (ArtifactError, StoreError) as error:
+        log.warning("expansion_failed", extra={**ids, "error": type(error).__name__})
+        return
+    first = [take_id(batch.id, scene.key, 1) for scene in scenes[: after.expanded]]
+    wake_first(service.backends, service.settings, first, traceparent=traceparent)

@@ -1,0 +1,202 @@
+"""Draw scenes of a batch again: each selected scene gets a new take, unless it needs none."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from api.batch_faults import refused
+from api.batch_orders import Order, Outcome, asked_for, carry_out, foresee
+from api.batch_requests import ReprocessRequest
+from api.batch_responses import ReprocessBody, SkippedBody
+from api.batch_selection import TakesByKey, selected_scenes
+from api.batch_submit import read_surroundings
+from api.batch_takes import wake_first
+from api.batch_views import find_scene, takes_by_key
+from api.batch_wishes import overrides_of
+from api.expand import ALL_PAGES, cancel_jobs, expand
+from api.idempotency import Once
+from api.problems import Fault, Refusal, invalid, not_available, pointer
+from api.scene_input import REFERENCES_FOR_NOW, SceneRefused
+from api.service import Service
+from shared.batches import Batch, BatchScene, Reseed, SceneChange, Skip, Take
+from shared.errors import JobNotFound
+from shared.jobs import Job
+
+CHUNK = 50  # scenes that one transaction changes, on every backend
+
+
+def reprocess(
+    wish: ReprocessRequest, batch: Batch, service: Service, *, once: Once | None, traceparent: str
+) -> ReprocessBody:
+    """Give every selected scene a new take, in transactions of a few scenes each.
+
+    Nothing is changed if a Refusal is raised. With a key it may be repeated wherever it ended: the
+    scenes that it has served already are counted again and get nothing more.
+    """
+    _refuse_unclear(wish)
+    if not wish.dry_run:
+        batch = expand(service.backends, service.settings, batch, pages=ALL_PAGES)
+    request = _request_of(once, service)
+    asked = partial(_asked, request=request, service=service) if once else _never
+    takes = takes_by_key(service.backends.jobs, batch.id)
+    scenes = selected_scenes(wish.select, batch, takes, service, asked=asked)
+    order = _order(wish, batch, scenes, service, request=request)
+    foreseen = _foreseen(order, scenes, takes)
+    if wish.dry_run:
+        return _body(foreseen, batch, dry_run=True)
+    if any(outcome.job for outcome in foreseen):
+        service.backends.batches.update(batch.id, _revived)
+    outcomes = list(_carried_out(order, scenes, takes, service))
+    jobs = [outcome.job for outcome in outcomes if outcome.job]
+    wake_first(service.backends, service.settings, jobs, traceparent=traceparent)
+    return _body(outcomes, batch, dry_run=False)
+
+
+def retake_scene(job: Job, service: Service, *, once: Once | None, traceparent: str) -> Job:
+    """Draw the scene of a batch's job again, as it is wanted now; return the new take's job.
+
+    Raises a Refusal while a take of the scene is in progress. May be repeated, see reprocess.
+    """
+    assert job.batch is not None
+    assert job.scene_key is not None
+    batch = service.backends.batches.get(job.batch)
+    order = Order(
+        batch=batch,
+        overrides={},
+        around=read_surroundings([], batch.tenant, service),
+        reseed=Reseed.KEEP,
+        force=True,
+        request=_request_of(once, service),
+        retention=service.settings.retention,
+        retry_of=job.id,
+    )
+    scene = find_scene(job.scene_key, batch, service)
+    takes = takes_by_key(service.backends.jobs, batch.id, [scene.key])
+    service.backends.batches.update(batch.id, _revived)
+    [outcome] = _carried_out(order, [scene], takes, service)
+    if outcome.job is None:
+        detail = f"scene {scene.key!r} of {batch.id} is being drawn again already"
+        raise Refusal(status=409, code=str(Skip.IN_PROGRESS), detail=detail)
+    wake_first(service.backends, service.settings, [outcome.job], traceparent=traceparent)
+    return service.backends.jobs.get(outcome.job)
+
+
+def _refuse_unclear(wish: ReprocessRequest) -> None:
+    references = wish.overrides.references
+    if len(references) > REFERENCES_FOR_NOW:
+        at = pointer("overrides", "references", REFERENCES_FOR_NOW)
+        raise not_available("more than one reference", pointer=at)
+    if wish.overrides.seed is not None and wish.seed is not Reseed.KEEP:
+        detail = f"overrides.seed says which seed; leave out {wish.seed.value!r}"
+        raise invalid([Fault(pointer=pointer("seed"), detail=detail)])
+
+
+def _order(
+    wish: ReprocessRequest,
+    batch: Batch,
+    scenes: Sequence[BatchScene],
+    service: Service,
+    *,
+    request: str,
+) -> Order:
+    own = wish.overrides.references
+    pinned = {r.asset: None for scene in scenes for r in scene.scene.references}
+    around = read_surroundings([*own, *pinned], batch.tenant, service)
+    missing = [
+        Fault(pointer=pointer("overrides", "references", place), detail="there is no such asset")
+        for place, name in enumerate(own)
+        if name not in around.assets
+    ]
+    if missing:
+        raise invalid(missing)
+    return Order(
+        batch=batch,
+        overrides=overrides_of(wish.overrides),
+        around=around,
+        reseed=wish.seed,
+        force=wish.force,
+        request=request,
+        retention=service.settings.retention,
+    )
+
+
+def _foreseen(order: Order, scenes: Sequence[BatchScene], takes: TakesByKey) -> list[Outcome]:
+    """Say what would be done; raises a Refusal if the overrides do not fit one of the scenes."""
+    outcomes, faults = list[Outcome](), list[Fault]()
+    for scene in scenes:
+        try:
+            outcomes.append(foresee(scene, takes.get(scene.key, ()), order))
+        except SceneRefused as unfit:
+            faults += [_placed(fault, scene) for fault in unfit.faults]
+    if faults:
+        raise refused(faults, under="overrides")
+    return outcomes
+
+
+def _placed(fault: Fault, scene: BatchScene) -> Fault:
+    where = pointer("overrides") + fault.pointer
+    return Fault(pointer=where, detail=f"scene {scene.key}: {fault.detail}")
+
+
+def _carried_out(
+    order: Order, scenes: Sequence[BatchScene], takes: TakesByKey, service: Service
+) -> Iterator[Outcome]:
+    for name in order.around.assets:
+        service.backends.assets.keep(order.batch.tenant, name, until=None)
+    for start in range(0, len(scenes), CHUNK):
+        keys = [scene.key for scene in scenes[start : start + CHUNK]]
+        outcomes = _chunk(order, keys, takes, service)
+        # the batch may have been canceled meanwhile, before these jobs were there to be canceled
+        if service.backends.batches.get(order.batch.id).canceled:
+            made = [outcome.job for outcome in outcomes if outcome.job]
+            cancel_jobs(service.backends, service.settings, made)
+        yield from outcomes
+
+
+def _chunk(order: Order, keys: Sequence[str], takes: TakesByKey, service: Service) -> list[Outcome]:
+    outcomes: dict[str, Outcome] = {}
+
+    def rule(scene: BatchScene, newest: Job | None, now: datetime) -> SceneChange | None:
+        outcome, change = carry_out(scene, newest, now, takes=takes.get(scene.key, ()), order=order)
+        outcomes[scene.key] = outcome  # a rule that runs again writes it again
+        return change
+
+    service.backends.batches.update_scenes(order.batch.id, keys, rule)
+    return [outcomes[key] for key in keys]
+
+
+def _revived(batch: Batch, now: datetime) -> Batch:
+    return replace(batch, canceled=False) if batch.canceled else batch
+
+
+def _request_of(once: Once | None, service: Service) -> str:
+    """Name a request: a repeated one has the same name, one without a key is like no other."""
+    if once is None:
+        return service.new_id("req")
+    named = f"{once.tenant}\0{once.path}\0{once.key_sha256}\0{once.request_sha256}"
+    return "req_" + hashlib.sha256(named.encode()).hexdigest()
+
+
+def _never(take: Take) -> bool:
+    return False
+
+
+def _asked(take: Take, *, request: str, service: Service) -> bool:
+    try:
+        job = service.backends.jobs.get(take.job)
+    except JobNotFound:
+        return False
+    return asked_for(job, request, service.backends.workers.now())
+
+
+def _body(outcomes: Sequence[Outcome], batch: Batch, *, dry_run: bool) -> ReprocessBody:
+    jobs = [outcome.job for outcome in outcomes if outcome.job]
+    return ReprocessBody(
+        batch=batch.id,
+        dry_run=dry_run,
+        selected=len(jobs),
+        skipped=[SkippedBody(key=o.key, reason=o.skip) for o in outcomes if o.skip],
+        jobs=jobs,
+    )

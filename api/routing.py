@@ -1,0 +1,153 @@
+"""How a route is declared, and what every request goes through before its route acts.
+
+A group of routes is a function `job_routes(service) -> list[Route]`; create_app puts them into
+Flask, and the OpenAPI description is made from the same list.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from flask import Flask, Request, Response, g, request
+from pydantic import BaseModel
+from werkzeug.datastructures import Headers
+
+from api.correlation import Correlation
+from api.idempotency import Once, once_of
+from api.problems import Fault, Refusal, invalid, not_available
+from api.requests import Empty, Strict, parse, query_document
+from api.strict_json import read_json
+from api.tenants import tenant_of
+from shared.ports import Answer
+
+JSON = "application/json"
+LARGEST_BODY = 1_000_000
+
+Body = TypeVar("Body")
+Query = TypeVar("Query")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[Body, Query]):
+    """A request that was found well-formed: what a route acts on."""
+
+    tenant: str
+    body: Body
+    document: object  # the body before defaults were filled in; an upload's bytes
+    query: Query
+    path: str
+    arguments: Mapping[str, list[str]]  # the query as it came
+    headers: Headers
+    remote: str | None
+    correlation: Correlation
+    once: Once | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method of one path. `answers` are models, or content types of bytes, by status."""
+
+    method: str
+    path: str  # as OpenAPI writes it: /v1/jobs/{id}
+    view: Callable[..., Answer]  # view(call, **parts of the path)
+    name: str  # OpenAPI's operationId
+    tag: str
+    summary: str
+    body: type[Strict] | None = None
+    upload: bool = False  # the body is multipart with one `file`
+    query: type[Strict] = Empty
+    answers: Mapping[int, type[BaseModel] | str | None] = field(default_factory=dict)
+    largest_body: int = LARGEST_BODY
+    later_types: tuple[str, ...] = ()  # content types to come
+    headers: Mapping[str, str] = field(default_factory=dict)  # those it reads, and what for
+
+    @property
+    def rule(self) -> str:
+        """The path as Flask writes it."""
+        return self.path.replace("{", "<").replace("}", ">")
+
+
+def add_routes(app: Flask, routes: list[Route]) -> None:
+    """Let an app answer these routes."""
+    for route in routes:
+        app.add_url_rule(
+            route.rule, endpoint=route.name, view_func=_entrance(route), methods=[route.method]
+        )
+
+
+def reply(
+    body: BaseModel | bytes | None = None,
+    *,
+    status: int = 200,
+    content_type: str = JSON,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Write an answer; a model becomes JSON."""
+    own = {} if body is None else {"Content-Type": content_type}
+    written = body.model_dump_json().encode() if isinstance(body, BaseModel) else body or b""
+    return Answer(status=status, headers={**own, **(headers or {})}, body=written)
+
+
+def response_of(answer: Answer) -> Response:
+    """Hand an answer to Flask."""
+    return Response(answer.body, status=answer.status, headers=dict(answer.headers))
+
+
+def _entrance(route: Route) -> Callable[..., Response]:
+    def enter(**path: str) -> Response:
+        return response_of(route.view(_call_of(route, request), **path))
+
+    return enter
+
+
+def _call_of(route: Route, request: Request) -> Call[Any, Any]:
+    request.max_content_length = route.largest_body
+    tenant = tenant_of(request.headers)
+    arguments = dict(request.args.lists())
+    query = parse(route.query, query_document(arguments))
+    document = _document(route, request)
+    body = parse(route.body, document) if route.body else document
+    key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
+    return Call(
+        tenant=tenant,
+        body=body,
+        document=document,
+        query=query,
+        path=request.path,
+        arguments=arguments,
+        headers=request.headers,
+        remote=request.remote_addr,
+        correlation=g.correlation,
+        once=once_of(key, tenant=tenant, path=request.path, document=document),
+    )
+
+
+def _document(route: Route, request: Request) -> object:
+    if route.upload:
+        return _uploaded(request)
+    if route.body is None:
+        return None
+    if request.mimetype in route.later_types:
+        raise not_available(f"a body of {request.mimetype}")
+    content = request.get_data(cache=False)
+    if not content and not any(f.is_required() for f in route.body.model_fields.values()):
+        return {}
+    if request.mimetype != JSON:
+        raise _unsupported(f"send the body as {JSON}")
+    return read_json(content)
+
+
+def _uploaded(request: Request) -> bytes:
+    if request.mimetype != "multipart/form-data":
+        raise _unsupported("send the image as multipart/form-data, in a part named file")
+    files = request.files.getlist("file")
+    foreign = {*request.files, *request.form} - {"file"}
+    if foreign or len(files) != 1:
+        faults = [Fault(pointer=f"/{name}", detail="there is no such part") for name in foreign]
+        raise invalid(faults or [Fault(pointer="/file", detail="exactly one file is wanted")])
+    content: bytes = files[0].read()
+    return content
+
+
+def _unsupported(detail: str) -> Refusal:
+    return Refusal(status=415, code="unsupported_media_type", detail=detail)

@@ -1,0 +1,144 @@
+"""Accept a job: fix everything that decides its picture, write it down, then wake a worker."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from api.idempotency import Keep
+from api.jobs_view import show_job
+from api.problems import Refusal, invalid
+from api.requests import JobRequest, SceneFields
+from api.routing import reply
+from api.scene_input import SceneRefused, resolve_scene
+from api.service import Service
+from shared.assets import Asset
+from shared.errors import PublishFailed, StoreUnavailable
+from shared.jobs import Job, confirm_wake, enqueue
+from shared.messages import Wake
+from shared.ports import Answer
+from shared.scenes import Scene, recipe_of
+from shared.vocabulary import Priority
+
+POLL_AFTER = {"Retry-After": "1"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A job that somebody wants."""
+
+    tenant: str
+    scene: Scene
+    priority: Priority = Priority.NORMAL
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_of: str | None = None
+
+
+def wish_of(request: JobRequest, tenant: str, service: Service) -> Wish:
+    """Fix seed, size, weights and references now, so that a retry draws the same picture.
+
+    Raises a Refusal with every fault.
+    """
+    found = find_assets(request, tenant, service)
+    try:
+        scene = resolve_scene(
+            request,
+            references=found,
+            weights=service.weights,
+            max_pixels=service.settings.max_pixels,
+            seed=service.new_seed(),
+        )
+    except SceneRefused as refused:
+        raise invalid(refused.faults) from None
+    return Wish(tenant=tenant, scene=scene, priority=request.priority, metadata=request.metadata)
+
+
+def wish_again(job: Job, service: Service) -> Wish:
+    """Want an ended job once more, with the weights that are served now; raises a Refusal."""
+    require_ended(job)
+    for reference in job.scene.references:
+        if service.backends.assets.get(job.tenant, reference.asset) is None:
+            detail = f"{job.id} drew from {reference.asset}, which was deleted; upload it again"
+            raise Refusal(status=409, code="reference_deleted", detail=detail)
+    return Wish(
+        tenant=job.tenant,
+        scene=replace(job.scene, weights=service.weights),
+        priority=job.priority,
+        metadata=job.metadata,
+        retry_of=job.id,
+    )
+
+
+def require_ended(job: Job) -> None:
+    """Raise a Refusal while a job goes on."""
+    if not job.status.final:
+        detail = f"{job.id} is {job.status}; only an ended job is retried"
+        raise Refusal(status=409, code="job_active", detail=detail)
+
+
+def submit(wish: Wish, service: Service, *, keep: Keep, traceparent: str) -> Answer:
+    """Create the job and its idempotency record in one transaction, then publish; answer 202.
+
+    A publish that fails changes nothing: the sweep sends the message again. Raises
+    IdempotencyRecorded if an equal request was first.
+    """
+    now = service.backends.workers.now()
+    job = _job_of(wish, service, now)
+    keep_assets([reference.asset for reference in wish.scene.references], wish.tenant, service, now)
+    answer = accepted(job, service)
+    service.backends.jobs.create([job], record=keep(answer, now))
+    service.meters.accepted.inc()
+    wake_worker(job, service, traceparent=traceparent)
+    return answer
+
+
+def accepted(job: Job, service: Service) -> Answer:
+    """Answer 202 with a job."""
+    headers = {"Location": f"/v1/jobs/{job.id}", **POLL_AFTER}
+    return reply(show_job(job, service), status=202, headers=headers)
+
+
+def wake_worker(job: Job, service: Service, *, traceparent: str) -> None:
+    """Publish a wake-up; once it is confirmed the sweep need not hurry. Raises nothing."""
+    ids = {"job_id": job.id, "traceparent": traceparent}
+    try:
+        service.backends.publisher.publish(Wake(job=job.id, traceparent=traceparent))
+    except PublishFailed:
+        log.warning("publish failed", extra=ids)
+        return
+    try:
+        service.backends.jobs.update(job.id, confirm_wake)
+    except StoreUnavailable:
+        log.warning("wake not confirmed", extra=ids)
+    log.info("submitted", extra=ids)
+
+
+def find_assets(fields: SceneFields, tenant: str, service: Service) -> dict[str, Asset]:
+    """Read the assets that a scene names; those that there are not are left out."""
+    found = {asset: service.backends.assets.get(tenant, asset) for asset in fields.references}
+    return {name: asset for name, asset in found.items() if asset is not None}
+
+
+def keep_assets(names: list[str], tenant: str, service: Service, now: datetime) -> None:
+    """Let the uploads that a new job needs live as long as one that is uploaded now."""
+    until = now + service.settings.retention
+    for name in names:
+        asset = service.backends.assets.get(tenant, name)
+        if asset and asset.expire_at is not None and asset.expire_at < until:
+            service.backends.assets.keep(tenant, name, until=until)
+
+
+def _job_of(wish: Wish, service: Service, now: datetime) -> Job:
+    return enqueue(
+        id=service.new_id("job"),
+        tenant=wish.tenant,
+        scene=wish.scene,
+        recipe=recipe_of(wish.scene),
+        now=now,
+        retention=service.settings.retention,
+        priority=wish.priority,
+        metadata=wish.metadata,
+        retry_of=wish.retry_of,
+    )

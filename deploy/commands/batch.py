@@ -1,0 +1,68 @@
+"""`illo batch`: have the scenes of a file drawn and save the results."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy.console import Ending, print_json, say, speaks_to_service
+
+if TYPE_CHECKING:
+    from deploy.client import Client
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default="out",
+              show_default=True, help="Where to save the pictures.")  # fmt: skip
+@speaks_to_service
+def batch(client: "Client", file: Path, out: Path, as_json: bool) -> int:
+    """Draw the scenes of FILE, a batch in YAML or JSON.
+
+    References may be paths relative to the file. Results are OUT/<key>.<ext>,
+    OUT/contact-sheet.png and OUT/results.jsonl.
+    """
+    from deploy.story import submit_file
+
+    submitted = submit_file(client, file)
+    say(submitted["id"])
+    return see_through(client, submitted["id"], out, as_json=as_json)
+
+
+def see_through(client: "Client", id: str, out: Path | None, *, as_json: bool) -> int:
+    """Follow a batch to its end, save and print its results, and say how the command ends."""
+    from deploy.story import wait_for_batch
+
+    try:
+        ended = wait_for_batch(client, id)
+    except KeyboardInterrupt:
+        back = f" -o {out}" if out else ""
+        say(f"\n{id} goes on without you. Come back with:\n  illo status {id} --wait{back}")
+        say(f"or end it with:\n  illo cancel {id}")
+        return Ending.INTERRUPTED
+    return finish_batch(client, ended, out, as_json=as_json)
+
+
+def finish_batch(
+    client: "Client", ended: dict[str, Any], out: Path | None, *, as_json: bool
+) -> int:
+    """Save an ended batch's results, print where they are, and say how the command ends."""
+    from deploy.story import save_batch
+
+    scenes = save_batch(client, ended["id"], out) if out else []
+    files = [str(file) for scene in scenes for file in scene.files]
+    if as_json:
+        print_json({**ended, "files": files})
+    else:
+        for file in files:
+            click.echo(file)
+    for scene in scenes:
+        if scene.result["status"] != "succeeded":
+            error = scene.result["error"]
+            why = f": {error['message']}" if error else ""
+            say(f"{scene.result['key']} {scene.result['status']}{why}")
+    if ended["status"] == "completed":
+        return Ending.DONE
+    say(f"{ended['id']}: {ended['status'].replace('_', ' ')}; draw again what is missing with:")
+    say(f"  illo reprocess {ended['id']} --failed")
+    return Ending.JOB_FAILED

@@ -1,0 +1,101 @@
+"""What must be so before `illo up` starts its programs: address, port, push key and weights."""
+
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from deploy.children import Nursery, Role, last_lines
+from deploy.signals import EndWishes
+from shared.errors import BadSettings, WeightsMissing
+from shared.settings import Settings
+
+PORT_FREE_WITHIN = 6.0  # seconds; another program may be ending
+LOOK_EVERY = 0.05
+
+_TINY = (
+    "import sys; from pathlib import Path; from worker.pipeline.tiny import make_tiny_weights; "
+    "make_tiny_weights(Path(sys.argv[1]))"
+)
+
+
+def refuse_strangers(settings: Settings) -> None:
+    """Raise BadSettings if others than this machine could reach the API: there are no keys."""
+    try:
+        loopback = settings.host == "localhost" or ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BadSettings(
+            f"ILLO_HOST: listening on {settings.host} needs API keys, which this version does not "
+            "have; use 127.0.0.1"
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports of this machine that nobody listens on, all different."""
+    opened = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in opened]
+    for one in opened:
+        one.close()
+    return ports
+
+
+def api_port(settings: Settings) -> int:
+    """Choose the API's port; raises BadSettings if the wished one stays taken."""
+    if settings.port == 0:
+        return free_ports(1)[0]
+    patience = time.monotonic() + PORT_FREE_WITHIN
+    while fault := _why_taken(settings):
+        if time.monotonic() > patience:
+            raise BadSettings(
+                f"PORT: {settings.port} cannot be listened on ({fault}); "
+                "choose another with --port, or --port 0 for any free one"
+            )
+        time.sleep(LOOK_EVERY)
+    return settings.port
+
+
+def make_push_key(settings: Settings) -> None:
+    """Make the key that the queue signs its pushes with, unless it is there."""
+    from shared.embedded.push_keys import make_push_key
+
+    make_push_key(settings.data / "push-key.pem")
+
+
+def make_tiny_weights(
+    settings: Settings, nursery: Nursery, wishes: EndWishes, say: Callable[[str], None]
+) -> None:
+    """Make the tiny weights if they are wanted and missing; raises WeightsMissing.
+
+    A child makes them, so that this program never carries what makes them.
+    """
+    directory = settings.weights_directory
+    if settings.weights != "tiny" or (directory / "manifest.json").exists():
+        return
+    say("making tiny weights, once for this folder")
+    maker = nursery.start(
+        Role(
+            kind="weights",
+            name="weights",
+            code=_TINY,
+            settings=settings,
+            arguments=[str(directory)],
+        )
+    )
+    while maker.poll() is None:
+        if wishes.heard:
+            maker.kill()
+        time.sleep(LOOK_EVERY)
+    if maker.returncode and not wishes.heard:
+        log = nursery.logs / "weights.log"
+        raise WeightsMissing(f"the tiny weights could not be made; see {log}\n{last_lines(log)}")
+
+
+def _why_taken(settings: Settings) -> str | None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

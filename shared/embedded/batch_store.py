@@ -1,0 +1,151 @@
+"""Batches and their scenes in SQLite."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+
+from shared.batches import Batch, BatchScene, SceneChange, expansion_done, stamp_batch
+from shared.documents import from_json, to_json
+from shared.embedded.database import Database, micros
+from shared.embedded.idempotency import write_record
+from shared.embedded.job_rows import add_job, insert_job, read_jobs, write_job
+from shared.errors import BatchNotFound, SceneNotFound
+from shared.jobs import Job, stamp, supersede
+from shared.ports import BatchChange, IdempotencyRecord, SceneRule
+
+MOST_ADDED = 100  # each comes with a job, and both count as documents of one transaction
+MOST_CHANGED = 50  # a scene, its new job and the former one; half the room is left
+
+
+class SqliteBatchStore:
+    """See BatchStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, batch: Batch, *, record: IdempotencyRecord | None = None) -> None:
+        """See BatchStore.create."""
+        with self._database.write() as connection:
+            if record:
+                write_record(connection, record, self._now())
+            connection.execute(
+                "INSERT INTO batches (id, document, created_at, expanded) VALUES (?, ?, ?, ?)",
+                (batch.id, to_json(batch), micros(batch.created_at), expansion_done(batch)),
+            )
+
+    def get(self, id: str) -> Batch:
+        """See BatchStore.get."""
+        with self._database.read() as connection:
+            return _read_batch(connection, id)
+
+    def update(self, id: str, change: BatchChange) -> Batch:
+        """See BatchStore.update."""
+        with self._database.write() as connection:
+            before, now = _read_batch(connection, id), self._now()
+            after = change(before, now)
+            if after is before:
+                return before
+            stored = stamp_batch(before, after, now)
+            connection.execute(
+                "UPDATE batches SET document = ?, expanded = ? WHERE id = ?",
+                (to_json(stored), expansion_done(stored), id),
+            )
+        return stored
+
+    def unfinished(self, limit: int) -> list[Batch]:
+        """See BatchStore.unfinished."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT document FROM batches WHERE expanded = 0 ORDER BY created_at, id LIMIT ?",
+                (limit,),
+            )
+            return [from_json(Batch, document) for (document,) in rows]
+
+    def add_scenes(self, scenes: Sequence[BatchScene], jobs: Sequence[Job]) -> None:
+        """See BatchStore.add_scenes."""
+        _refuse_more_than(MOST_ADDED, len(scenes), "scenes")
+        _refuse_more_than(MOST_ADDED, len(jobs), "jobs")
+        with self._database.write() as connection:
+            connection.executemany(
+                "INSERT INTO scenes (batch, key, position, document) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (batch, key) DO NOTHING",
+                [(scene.batch, scene.key, scene.position, to_json(scene)) for scene in scenes],
+            )
+            for job in jobs:
+                add_job(connection, job)
+
+    def scene(self, batch: str, key: str) -> BatchScene:
+        """See BatchStore.scene."""
+        with self._database.read() as connection:
+            return _read_scene(connection, batch, key)
+
+    def scenes(self, batch: str, *, after: int = -1, limit: int = 200) -> list[BatchScene]:
+        """See BatchStore.scenes."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                "SELECT document FROM scenes WHERE batch = ? AND position > ? "
+                "ORDER BY position LIMIT ?",
+                (batch, after, limit),
+            )
+            return [from_json(BatchScene, document) for (document,) in rows]
+
+    def update_scenes(self, batch: str, keys: Sequence[str], rule: SceneRule) -> list[SceneChange]:
+        """See BatchStore.update_scenes."""
+        _refuse_more_than(MOST_CHANGED, len(keys), "scenes")
+        with self._database.write() as connection:
+            now = self._now()
+            changes = [
+                _change_scene(connection, batch, key, rule, now) for key in dict.fromkeys(keys)
+            ]
+        return [change for change in changes if change]
+
+    def _now(self) -> datetime:
+        return self._database.clock.now()
+
+
+def _change_scene(
+    connection: sqlite3.Connection, batch: str, key: str, rule: SceneRule, now: datetime
+) -> SceneChange | None:
+    scene = _read_scene(connection, batch, key)
+    newest = _job_of_take(connection, scene)
+    change = rule(scene, newest, now)
+    if change is None:
+        return None
+    if change.job:
+        insert_job(connection, change.job)
+        if newest:
+            write_job(connection, stamp(newest, supersede(newest, now), now))
+    connection.execute(
+        "UPDATE scenes SET document = ?, position = ? WHERE batch = ? AND key = ?",
+        (to_json(change.scene), change.scene.position, batch, key),
+    )
+    return change
+
+
+def _job_of_take(connection: sqlite3.Connection, scene: BatchScene) -> Job | None:
+    rows = connection.execute(
+        "SELECT document FROM jobs WHERE batch = ? AND scene_key = ? AND take = ?",
+        (scene.batch, scene.key, scene.last_take),
+    )
+    return next(iter(read_jobs(rows)), None)
+
+
+def _read_batch(connection: sqlite3.Connection, id: str) -> Batch:
+    row = connection.execute("SELECT document FROM batches WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise BatchNotFound(f"{id}: there is no such batch")
+    return from_json(Batch, row[0])
+
+
+def _read_scene(connection: sqlite3.Connection, batch: str, key: str) -> BatchScene:
+    row = connection.execute(
+        "SELECT document FROM scenes WHERE batch = ? AND key = ?", (batch, key)
+    ).fetchone()
+    if row is None:
+        raise SceneNotFound(f"{batch} has no scene {key!r}")
+    return from_json(BatchScene, row[0])
+
+
+def _refuse_more_than(most: int, count: int, what: str) -> None:
+    if count > most:
+        raise ValueError(f"{count} {what} at once: {most} are the most")

@@ -1,0 +1,98 @@
+"""What every AssetStore promises."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from shared.assets import Asset
+from shared.errors import BadCursor
+from tests.builders import an_asset
+from tests.contract.conftest import Backend
+
+DAY = timedelta(days=1)
+
+
+def saved(backend: Backend, *assets: Asset) -> tuple[Asset, ...]:
+    for asset in assets:
+        assert backend.assets.save(asset)
+    return assets
+
+
+def test_an_asset_reads_as_it_was_written(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset())
+    assert backend.assets.get("ada", asset.id) == asset
+
+
+def test_an_asset_that_is_known_stays_as_it_is(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset())
+    assert backend.assets.save(replace(asset, generation=99)) is False
+    assert backend.assets.get("ada", asset.id) == asset
+
+
+def test_one_tenants_asset_is_not_another_tenants(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset())
+    assert backend.assets.get("eve", asset.id) is None
+    assert backend.assets.find("eve", limit=9).items == ()
+    backend.assets.keep("eve", asset.id, until=None)
+    backend.assets.delete("eve", asset.id)
+    assert backend.assets.get("ada", asset.id) == asset
+
+
+def test_the_end_is_put_off_but_never_brought_forward(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset(expire_at=backend.now + DAY))
+
+    def end_after_keeping(days: int | None) -> object:
+        until = None if days is None else backend.now + days * DAY
+        backend.assets.keep("ada", asset.id, until=until)
+        found = backend.assets.get("ada", asset.id)
+        assert found
+        return found.expire_at
+
+    assert end_after_keeping(0) == backend.now + DAY
+    assert end_after_keeping(3) == backend.now + 3 * DAY
+    assert end_after_keeping(None) is None
+    assert end_after_keeping(9) is None
+
+
+def test_retired_assets_are_those_whose_time_is_over(backend: Backend) -> None:
+    over, later, forever = saved(
+        backend,
+        an_asset("over", expire_at=backend.now - DAY),
+        an_asset("later", expire_at=backend.now + DAY),
+        an_asset("forever", expire_at=None),
+    )
+    assert backend.assets.retired(9) == [over]
+    assert backend.assets.retired(0) == []
+    backend.assets.keep("ada", over.id, until=None)
+    assert backend.assets.retired(9) == []
+    assert {later, forever} < set(backend.assets.find("ada", limit=9).items)
+
+
+def test_assets_are_listed_newest_first_in_pages(backend: Backend) -> None:
+    assets = saved(backend, *(an_asset(n, created_at=backend.now - n * DAY) for n in range(5)))
+    first = backend.assets.find("ada", limit=3)
+    rest = backend.assets.find("ada", limit=3, cursor=first.cursor)
+    assert (*first.items, *rest.items) == assets
+    assert rest.cursor is None
+    for bad in (f"{first.cursor}x", "", "nonsense"):
+        with pytest.raises(BadCursor):
+            backend.assets.find("ada", limit=3, cursor=bad)
+    with pytest.raises(BadCursor):
+        backend.assets.find("eve", limit=3, cursor=first.cursor)
+
+
+def test_bytes_are_shared_until_their_last_owner_lets_go(backend: Backend) -> None:
+    hers, his = saved(backend, an_asset("mia"), an_asset("mia", tenant="eve"))
+    saved(backend, an_asset("leo"))
+    assert hers.artifact == his.artifact
+    assert backend.assets.delete("ada", hers.id) is True
+    assert backend.assets.get("ada", hers.id) is None
+    assert backend.assets.delete("eve", his.id) is False
+
+
+def test_deleting_what_is_not_there_claims_no_bytes(backend: Backend) -> None:
+    hers, his = saved(backend, an_asset("mia"), an_asset("mia", tenant="eve"))
+    backend.assets.delete("ada", hers.id)
+    assert backend.assets.delete("ada", hers.id) is True
+    assert backend.assets.get("eve", his.id) == his

@@ -1,0 +1,116 @@
+"""The tiny weights: the same from the same seed, whole or not there at all."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.errors import WrongWeights
+from shared.manifest import read_manifest
+from worker.pipeline import tiny as tiny_module
+from worker.pipeline.tiny import LABEL, make_tiny_weights
+from worker.pipeline.weights.files import check_files
+
+# Changes only together with the label's number: workers and jobs tell weights apart by both.
+SHA256 = "f938314bcfee73f652d851515a8d61cf290fc9d82238c1c2a7ff7c974956e8ec"
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+
+def test_the_same_seed_gives_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
+    manifest = make_tiny_weights(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tiny)
+    assert (manifest.label, manifest.sha256) == (LABEL, SHA256)
+
+
+def test_another_seed_gives_other_weights_and_says_so(tiny: Path, tmp_path: Path) -> None:
+    manifest = make_tiny_weights(tmp_path / "other", seed=1)
+    assert manifest.sha256 != read_manifest(tiny).sha256
+    assert manifest.label == f"{LABEL}-seed-1"
+
+
+def test_the_manifest_vouches_for_every_byte(tiny: Path) -> None:
+    manifest = read_manifest(tiny)
+    check_files(tiny, manifest, digests=True)
+    assert {file.path for file in manifest.files} | {"manifest.json"} == set(contents(tiny))
+    assert sum(file.bytes for file in manifest.files) < 3_000_000
+
+
+def test_making_them_twice_changes_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "tiny"
+    first = make_tiny_weights(directory)
+    stamps = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    assert make_tiny_weights(directory) == first
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == stamps
+    assert [path.name for path in directory.parent.iterdir()] == ["tiny"]
+
+
+def test_other_things_in_the_directory_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(WrongWeights, match="holds files but no weights"):
+        make_tiny_weights(tmp_path)
+    assert contents(tmp_path) == {"diary.txt": b"mine"}
+
+
+def test_weights_of_another_seed_are_not_overwritten(tmp_path: Path) -> None:
+    make_tiny_weights(tmp_path / "tiny", seed=1)
+    with pytest.raises(WrongWeights, match="holds 'illo-tiny-1-seed-1'"):
+        make_tiny_weights(tmp_path / "tiny")
+
+
+def test_the_directory_appears_complete_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "tiny"
+    seen: list[set[str]] = []
+
+    def look() -> None:
+        while not directory.exists():
+            pass
+        seen.append(set(contents(directory)))
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    make_tiny_weights(directory)
+    looker.join()
+    assert seen == [set(contents(directory))]
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tiny_module, "write_manifest", fail)
+    with pytest.raises(OSError, match="no space"):
+        make_tiny_weights(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_several_processes_may_make_them_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from worker.pipeline.tiny import make_tiny_weights; "
+        "sys.stdin.read(1); print(make_tiny_weights(pathlib.Path(sys.argv[1])).sha256); "
+        "assert 'torch' not in sys.modules"
+    )
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "tiny")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("x")
+        maker.stdin.close()
+    for maker in makers:
+        assert maker.stdout is not None
+        assert maker.stdout.read().strip() == SHA256
+        assert maker.wait() == 0
+    check_files(tmp_path / "tiny", read_manifest(tmp_path / "tiny"), digests=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]

@@ -1,0 +1,95 @@
+"""Whose turn it is: priorities, tenants in turn, like after like, age."""
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.jobs import Job
+from shared.turns import PER_TENANT, PREFERRED_FOR, after_serving, in_turn, next_in_turn
+from shared.vocabulary import Priority
+from tests.builders import NOW, a_job, a_reference, a_scene, older
+
+LIKE, UNLIKE = a_scene(references=(a_reference("mia"),)), a_scene(references=(a_reference("tom"),))
+
+jobs = st.builds(
+    lambda tenant, priority, age: older(a_job(tenant=tenant, priority=priority), age),
+    st.sampled_from(["ada", "bob", "eve"]),
+    st.sampled_from(Priority),
+    st.integers(0, 600),
+)
+
+
+def next_of(*due: Job, served: list[str] | None = None, last: Job | None = None) -> Job | None:
+    return next_in_turn(due, served=served or [], last=last)
+
+
+def test_nothing_due_is_nobodys_turn() -> None:
+    assert next_of() is None
+
+
+def test_priority_goes_before_age() -> None:
+    old, urgent = older(a_job(), 600), a_job(priority=Priority.HIGH)
+    assert next_of(old, urgent) == urgent
+
+
+def test_a_tenant_that_was_not_served_goes_before_one_with_older_jobs() -> None:
+    old, new = older(a_job(tenant="ada"), 600), a_job(tenant="bob")
+    assert next_of(old, new, served=["ada"]) == new
+    assert next_of(old, new, served=["ada", "bob"]) == old
+    assert next_of(old, new, served=["bob", "ada"]) == new
+
+
+def test_a_job_like_the_last_goes_before_an_older_one_of_its_tenant_only() -> None:
+    last = a_job(scene=LIKE)
+    old, like = older(a_job(scene=UNLIKE), 60), a_job(scene=LIKE)
+    assert next_of(old, like, last=last) == like
+    assert next_of(old, like) == old
+    other_size = a_job(scene=replace(LIKE, width=128))
+    assert next_of(old, other_size, last=last) == old
+    elsewhere = replace(like, tenant="bob")
+    assert next_of(old, elsewhere, last=last) == old
+
+
+def test_a_stream_of_like_jobs_does_not_starve_the_one_unlike_them() -> None:
+    last = a_job(scene=LIKE)
+    oldest = a_job(scene=UNLIKE, created_at=NOW - PREFERRED_FOR)
+    just_near = a_job(scene=LIKE, created_at=NOW)
+    assert next_of(oldest, just_near, last=last) == just_near
+    too_young = replace(just_near, created_at=NOW + timedelta(microseconds=1))
+    assert next_of(oldest, too_young, last=last) == oldest
+
+
+def test_only_the_first_few_of_a_tenant_are_looked_through_for_a_like_one() -> None:
+    last, like = a_job(scene=LIKE), a_job(scene=LIKE)
+    ahead = [older(a_job(scene=UNLIKE), 1 + i) for i in range(PER_TENANT)]
+    assert next_of(*ahead[1:], like, last=last) == like
+    assert next_of(*ahead, like, last=last) == ahead[-1]
+
+
+@given(st.lists(jobs, max_size=20), st.integers(0, 25))
+def test_turns_are_a_choice_without_repetition_in_order_of_priority(
+    due: list[Job], limit: int
+) -> None:
+    chosen = in_turn(due, limit)
+    assert len(chosen) == min(limit, len(due))
+    assert len({job.id for job in chosen}) == len(chosen)
+    ranks = [job.priority.rank for job in chosen]
+    assert ranks == sorted(ranks)
+    left_out = [job.priority.rank for job in due if job not in chosen]
+    assert not chosen or not left_out or max(ranks) <= min(left_out)
+
+
+@given(st.lists(jobs, min_size=1, max_size=20))
+def test_tenants_of_one_priority_share_the_first_turns_evenly(due: list[Job]) -> None:
+    equal = [replace(job, priority=Priority.NORMAL) for job in due]
+    tenants = {job.tenant for job in equal}
+    first = in_turn(equal, len(tenants))
+    assert Counter(job.tenant for job in first) == dict.fromkeys(tenants, 1)
+
+
+def test_who_was_served_goes_to_the_end_of_the_line() -> None:
+    assert after_serving(["ada", "bob"], "ada") == ["bob", "ada"]
+    assert after_serving(["ada"], "eve") == ["ada", "eve"]

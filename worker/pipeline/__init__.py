@@ -1,0 +1,1 @@
+"""The drawing itself: the only place that imports torch and diffusers."""

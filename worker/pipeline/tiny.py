@@ -1,0 +1,171 @@
+"""Make the tiny weights: the true layout of a weights directory in 3 MB, from a seed."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+
+from shared.errors import WeightsMissing, WrongWeights
+from shared.manifest import (
+    Expects,
+    Manifest,
+    Role,
+    describe_file,
+    read_manifest,
+    write_manifest,
+)
+from worker.pipeline.tiny_shapes import (
+    CLIP_LENGTH,
+    SCHEDULER_CONFIG,
+    TRANSFORMER,
+    TRANSFORMER_CONFIG,
+    VAE_CONFIG,
+    clip_config,
+    clip_shapes,
+    t5_config,
+    t5_shapes,
+    vae_shapes,
+)
+from worker.pipeline.tiny_tensors import draw_tensors, text_rule, transformer_rule, vae_rule
+from worker.pipeline.tiny_tokenizers import (
+    clip_words,
+    t5_words,
+    write_clip_tokenizer,
+    write_t5_tokenizer,
+)
+from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
+
+# Raise the number when the weights change: the label tells one tiny model from the other.
+LABEL = "illo-tiny-1"
+QUANTIZATION = gguf.GGMLQuantizationType.Q8_0
+ALIGNMENT = 64
+T5_LENGTH = 512
+
+MODEL_INDEX = {
+    "_class_name": "FluxKontextPipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def make_tiny_weights(directory: Path, *, seed: int = 0) -> Manifest:
+    """Make the directory, or leave it as it is if it already holds just these weights.
+
+    The same seed gives the same bytes. The directory appears complete or not at all, also when
+    several processes make it at once. Raises WrongWeights if something else lies there.
+    """
+    label = LABEL if seed == 0 else f"{LABEL}-seed-{seed}"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if directory.is_dir() and any(directory.iterdir()):
+        return _existing(directory, label)
+    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        manifest = _fill(made, label, seed)
+        made.chmod(0o755)
+        made.rename(directory)
+    except OSError:
+        # another process was first, and its weights are the same bytes
+        if directory.is_dir() and any(directory.iterdir()):
+            return _existing(directory, label)
+        raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return manifest
+
+
+def _existing(directory: Path, label: str) -> Manifest:
+    remedy = "remove it or choose another directory"
+    try:
+        manifest = read_manifest(directory)
+    except WeightsMissing:
+        raise WrongWeights(f"{directory}: holds files but no weights; {remedy}") from None
+    if manifest.label != label:
+        raise WrongWeights(f"{directory}: holds {manifest.label!r}, not {label!r}; {remedy}")
+    return manifest
+
+
+def _fill(directory: Path, label: str, seed: int) -> Manifest:
+    for role in Role:
+        if role is not Role.INDEX:
+            (directory / role).mkdir()
+    clip, t5 = len(clip_words()), len(t5_words())
+    _write_json(directory / "model_index.json", MODEL_INDEX)
+    _write_json(directory / "scheduler/scheduler_config.json", SCHEDULER_CONFIG)
+    write_clip_tokenizer(directory / Role.TOKENIZER, length=CLIP_LENGTH)
+    write_t5_tokenizer(directory / Role.TOKENIZER_2, length=T5_LENGTH)
+    _write_json(directory / "text_encoder/config.json", clip_config(clip))
+    _write_json(directory / "text_encoder_2/config.json", t5_config(t5))
+    _write_json(directory / "vae/config.json", VAE_CONFIG)
+    _write_json(directory / "transformer/config.json", TRANSFORMER_CONFIG)
+    parts = {
+        "text_encoder/model.safetensors": draw_tensors(clip_shapes(clip), text_rule, seed=seed),
+        "text_encoder_2/model.safetensors": draw_tensors(t5_shapes(t5), text_rule, seed=seed),
+        "vae/diffusion_pytorch_model.safetensors": draw_tensors(vae_shapes(), vae_rule, seed=seed),
+    }
+    for name, tensors in parts.items():
+        save_file(tensors, directory / name, metadata={"format": "pt"})
+    shapes = expected_shapes(TRANSFORMER, Naming.DIFFUSERS)
+    transformer = draw_tensors(shapes, transformer_rule, seed=seed)
+    _write_gguf(directory / "transformer/model.gguf", label, transformer)
+    manifest = _describe(directory, label)
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def _write_gguf(path: Path, label: str, tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+    writer = gguf.GGUFWriter(path, "flux")
+    writer.add_name(label)
+    writer.add_custom_alignment(ALIGNMENT)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for name, tensor in tensors.items():
+        type_ = _stored_as(name, tensor)
+        writer.add_tensor(name, gguf.quantize(tensor, type_), raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _stored_as(name: str, tensor: npt.NDArray[np.float32]) -> gguf.GGMLQuantizationType:
+    if tensor.ndim == 1:
+        return gguf.GGMLQuantizationType.F32
+    # as the files people download have it, and the case that is easily misread
+    if name == Naming.DIFFUSERS.image_input:
+        return gguf.GGMLQuantizationType.BF16
+    return QUANTIZATION
+
+
+def _describe(directory: Path, label: str) -> Manifest:
+    paths = sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
+    return Manifest(
+        label=label,
+        files=tuple(
+            describe_file(
+                directory,
+                path.as_posix(),
+                Role(path.parts[0]) if len(path.parts) > 1 else Role.INDEX,
+                quantization=QUANTIZATION.name if path.suffix == ".gguf" else None,
+            )
+            for path in paths
+        ),
+        expects=Expects(
+            in_channels=TRANSFORMER.in_channels,
+            blocks=(TRANSFORMER.double_blocks, TRANSFORMER.single_blocks),
+            inner_dim=TRANSFORMER.inner,
+        ),
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Weights: reading, checking, describing, assembling."""

@@ -1,0 +1,158 @@
+"""Describe weights from their headers alone: a directory or one GGUF file, without torch."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import WeightsError, WeightsMissing
+from shared.manifest import Manifest, Role, WeightsFile, read_manifest
+from worker.pipeline.weights.files import check_files
+from worker.pipeline.weights.flux_shapes import Naming, naming_of
+from worker.pipeline.weights.gguf_header import GgufHeader, read_header
+from worker.pipeline.weights.transformer_check import (
+    CHANNELS,
+    check_transformer,
+    model_of,
+    unprefixed,
+)
+
+# T5's encoder as llama.cpp names it, and as transformers does
+_T5_TENSORS = frozenset(
+    {"enc.blk.0.attn_q.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"}
+)
+_UNKNOWN = "this is no model that illo knows"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufInspection:
+    """What one GGUF file says: `quantizations` counts tensors, `image_input` is rows first."""
+
+    path: str
+    label: str | None
+    architecture: str | None
+    tensors: int
+    parameters: int
+    quantizations: Mapping[str, int]
+    image_input: tuple[int, ...] | None
+    image_input_type: str | None
+    blocks: tuple[int, int] | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What was found at a path; `problem` is None when illo could draw with it."""
+
+    path: str
+    label: str | None = None
+    sha256: str | None = None
+    bytes: int = 0
+    files: tuple[WeightsFile, ...] = ()
+    gguf: tuple[GgufInspection, ...] = ()
+    problem: str | None = None
+
+
+def inspect_weights(path: Path) -> Inspection:
+    """Describe a weights directory or one GGUF file; what is wrong becomes its `problem`.
+
+    Reads headers, names and sizes only, so it takes a second at most and no digest is checked.
+    Raises WeightsMissing if nothing lies at the path.
+    """
+    if path.is_dir():
+        return _inspect_directory(path)
+    if path.is_file():
+        return _inspect_file(path)
+    raise WeightsMissing(f"{path}: neither a weights directory nor a file; correct the path")
+
+
+def describe_gguf(header: GgufHeader) -> GgufInspection:
+    """Sum up a header that has passed `read_header`."""
+    tensors = unprefixed(header)
+    naming = naming_of(tensors)
+    image_input = None if naming is None else tensors[naming.image_input]
+    return GgufInspection(
+        path=str(header.path),
+        label=_text(header, "general.name"),
+        architecture=_text(header, "general.architecture"),
+        tensors=len(tensors),
+        parameters=sum(_elements(tensor.shape) for tensor in tensors.values()),
+        quantizations=dict(Counter(tensor.type.name for tensor in tensors.values())),
+        image_input=None if image_input is None else image_input.shape,
+        image_input_type=None if image_input is None else image_input.type.name,
+        blocks=None if naming is None else _blocks(tensors, naming),
+        verdict=_verdict(tensors, None if image_input is None else image_input.shape),
+    )
+
+
+def _inspect_file(path: Path) -> Inspection:
+    size = path.stat().st_size
+    try:
+        described = describe_gguf(read_header(path))
+    except WeightsError as error:
+        return Inspection(path=str(path), bytes=size, problem=str(error))
+    problem = None
+    if described.verdict == _UNKNOWN or (
+        described.image_input is not None and described.image_input[-1] != CHANNELS
+    ):
+        problem = f"{path}: {described.verdict}; illo draws with FLUX.1-Kontext-dev"
+    return Inspection(
+        path=str(path), label=described.label, bytes=size, gguf=(described,), problem=problem
+    )
+
+
+def _inspect_directory(directory: Path) -> Inspection:
+    described: list[GgufInspection] = []
+    manifest: Manifest | None = None
+    problem: str | None = None
+    try:
+        manifest = read_manifest(directory)
+        check_files(directory, manifest)
+        for file in manifest.files:
+            if file.path.endswith(".gguf"):
+                header = read_header(directory / file.path)
+                described.append(describe_gguf(header))
+                if file.role is Role.TRANSFORMER:
+                    config = directory / Role.TRANSFORMER / "config.json"
+                    check_transformer(header, config, manifest.expects)
+    except WeightsError as error:
+        problem = str(error)
+    return Inspection(
+        path=str(directory),
+        label=manifest.label if manifest else None,
+        sha256=manifest.sha256 if manifest else None,
+        bytes=sum(file.bytes for file in manifest.files) if manifest else 0,
+        files=manifest.files if manifest else (),
+        gguf=tuple(described),
+        problem=problem,
+    )
+
+
+def _text(header: GgufHeader, key: str) -> str | None:
+    found = header.metadata.get(key)
+    return found if isinstance(found, str) else None
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    elements = 1
+    for side in shape:
+        elements *= side
+    return elements
+
+
+def _blocks(tensors: Mapping[str, object], naming: Naming) -> tuple[int, int]:
+    stems = ("transformer_blocks.", "single_transformer_blocks.")
+    if naming is Naming.ORIGINAL:
+        stems = ("double_blocks.", "single_blocks.")
+    found: list[set[str]] = [
+        {name.split(".")[1] for name in tensors if name.startswith(stem)} for stem in stems
+    ]
+    return len(found[0]), len(found[1])
+
+
+def _verdict(tensors: Mapping[str, object], image_input: tuple[int, ...] | None) -> str:
+    if image_input is not None:
+        return f"with {image_input[-1]} channels this is {model_of(image_input[-1])}"
+    if _T5_TENSORS & tensors.keys():
+        return "this is a T5 text encoder"
+    return _UNKNOWN
