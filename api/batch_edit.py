@@ -1,6 +1,5 @@
 """Change a batch after it was accepted: edit a scene, accept a take, cancel what is left."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -10,16 +9,14 @@ from api.batch_requests import SceneSource
 from api.batch_submit import read_surroundings
 from api.batch_views import find_scene
 from api.batch_wishes import edited
-from api.expand import cancel_jobs
+from api.expand import finish_cancel
 from api.problems import Refusal, invalid, not_available, not_found, pointer
 from api.scene_input import REFERENCES_FOR_NOW, SceneRefused
 from api.service import Service
 from shared.batches import Batch, BatchScene, SceneChange
 from shared.jobs import Job, keep_until
-from shared.ports import JobFilter
 from shared.vocabulary import Status
 
-PAGE = 200
 LONGEST_TAKE = 9  # digits
 
 
@@ -74,21 +71,10 @@ def accept_take(number: str, key: str, batch: Batch, service: Service) -> BatchS
 def cancel_batch(batch: Batch, service: Service) -> Batch:
     """Cancel what waits, ask workers to stop what is drawn; scenes without a job follow suit.
 
-    It may be repeated: what has ended stays as it is.
+    What a crash leaves undone the sweep does. It may be repeated: what has ended stays as it is.
     """
     canceled = service.backends.batches.update(batch.id, _canceled)
-    cancel_jobs(service.backends, service.settings, list(_unfinished(batch, service)))
-    return canceled
-
-
-def _unfinished(batch: Batch, service: Service) -> Iterator[str]:
-    for status in (Status.QUEUED, Status.RUNNING):
-        wanted = JobFilter(tenant=batch.tenant, batch=batch.id, status=status)
-        page = service.backends.jobs.find(wanted, limit=PAGE)
-        yield from (job.id for job in page.items)
-        while page.cursor:
-            page = service.backends.jobs.find(wanted, limit=PAGE, cursor=page.cursor)
-            yield from (job.id for job in page.items)
+    return finish_cancel(service.backends, service.settings, canceled)
 
 
 def _accepted(
@@ -100,4 +86,4 @@ def _accepted(
 
 
 def _canceled(batch: Batch, now: datetime) -> Batch:
-    return batch if batch.canceled else replace(batch, canceled=True)
+    return replace(batch, canceled=True, canceling=True)

@@ -1,6 +1,7 @@
-"""Give every scene of an accepted batch its document and its first job, page by page."""
+"""Expand accepted batches into documents and jobs, and cancel them, page by page."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -8,12 +9,15 @@ from functools import partial
 from api.batch_takes import new_take
 from shared.batches import Batch, BatchScene, expansion_done
 from shared.documents import from_json, to_json
-from shared.errors import ArtifactError, JobNotFound
+from shared.errors import ArtifactError
 from shared.jobs import Job, cancel
+from shared.ports import JobFilter
 from shared.settings import Settings
+from shared.vocabulary import Status
 from shared.wiring import Backends
 
 PAGE = 100
+JOBS_PER_PAGE = 200
 PAGES_PER_SWEEP = 20
 ALL_PAGES = 10_000
 BATCHES_PER_SWEEP = 10
@@ -44,8 +48,11 @@ def expand(backends: Backends, settings: Settings, batch: Batch, *, pages: int) 
     return batch
 
 
-def expand_unfinished(backends: Backends, settings: Settings) -> tuple[int, bool]:
-    """Go on with the batches that a request or a crash left; say how many scenes, and if all."""
+def finish_batches(backends: Backends, settings: Settings) -> tuple[int, bool]:
+    """Go on expanding and canceling where a request or a crash left off.
+
+    Says how many scenes were added, and whether there are more to add.
+    """
     left, added = PAGES_PER_SWEEP, 0
     unfinished = False
     for batch in backends.batches.unfinished(BATCHES_PER_SWEEP):
@@ -57,6 +64,8 @@ def expand_unfinished(backends: Backends, settings: Settings) -> tuple[int, bool
             event = {"batch_id": batch.id, "error": type(error).__name__}
             log.warning("expansion_failed", extra=event)
             continue
+        if after.canceling:
+            after = finish_cancel(backends, settings, after)
         scenes = after.expanded - batch.expanded
         added += scenes
         left -= -(-scenes // PAGE)
@@ -64,14 +73,27 @@ def expand_unfinished(backends: Backends, settings: Settings) -> tuple[int, bool
     return added, unfinished
 
 
-def cancel_jobs(backends: Backends, settings: Settings, jobs: list[str]) -> None:
-    """Cancel jobs, each on its own; those that have ended stay as they are."""
-    change = partial(cancel, terms=settings.terms)
-    for job in jobs:
-        try:
-            backends.jobs.update(job, change)
-        except JobNotFound:
-            continue
+def finish_cancel(backends: Backends, settings: Settings, batch: Batch) -> Batch:
+    """Cancel a batch's unfinished jobs, page by page; repeating it is harmless."""
+    for status in (Status.QUEUED, Status.RUNNING):
+        wanted = JobFilter(tenant=batch.tenant, batch=batch.id, status=status)
+        cursor: str | None = None
+        while True:
+            page = backends.jobs.find(wanted, limit=JOBS_PER_PAGE, cursor=cursor)
+            cancel_all(backends, settings, [job.id for job in page.items])
+            cursor = page.cursor
+            if cursor is None:
+                break
+    return backends.batches.update(batch.id, _cancel_done)
+
+
+def cancel_all(backends: Backends, settings: Settings, jobs: Sequence[str]) -> None:
+    """Cancel up to 200 jobs at once; those that have ended stay as they are."""
+    backends.jobs.update_all(jobs, partial(cancel, terms=settings.terms))
+
+
+def _cancel_done(batch: Batch, now: datetime) -> Batch:
+    return replace(batch, canceling=False) if batch.canceling else batch
 
 
 def _add(backends: Backends, settings: Settings, batch: Batch, scenes: list[BatchScene]) -> Batch:
@@ -80,7 +102,7 @@ def _add(backends: Backends, settings: Settings, batch: Batch, scenes: list[Batc
     # Whoever cancels a batch marks it, then cancels the jobs there are. If that was before these
     # jobs were there, the mark is to be seen now; and only then does the batch count them.
     if backends.batches.get(batch.id).canceled:
-        cancel_jobs(backends, settings, [job.id for job in jobs])
+        cancel_all(backends, settings, [job.id for job in jobs])
     return backends.batches.update(batch.id, partial(_advanced, to=batch.expanded + len(scenes)))
 
 

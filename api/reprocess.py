@@ -15,7 +15,7 @@ from api.batch_submit import read_surroundings
 from api.batch_takes import wake_first
 from api.batch_views import find_scene, takes_by_key
 from api.batch_wishes import overrides_of
-from api.expand import ALL_PAGES, cancel_jobs, expand
+from api.expand import ALL_PAGES, cancel_all, expand
 from api.idempotency import Once
 from api.problems import Fault, Refusal, invalid, not_available, pointer
 from api.scene_input import REFERENCES_FOR_NOW, SceneRefused
@@ -151,7 +151,7 @@ def _carried_out(
         # the batch may have been canceled meanwhile, before these jobs were there to be canceled
         if service.backends.batches.get(order.batch.id).canceled:
             made = [outcome.job for outcome in outcomes if outcome.job]
-            cancel_jobs(service.backends, service.settings, made)
+            cancel_all(service.backends, service.settings, made)
         yield from outcomes
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from api.batch_takes import WAKES_PER_WORKER
-from api.expand import expand_unfinished
+from api.expand import finish_batches
 from api.tidy import clean_up, drop_uploads, retire
 from shared.errors import ArtifactError, IlloError, JobNotDue, JobNotFound, PublishFailed
 from shared.holds import why_not_woken
@@ -52,7 +52,7 @@ def sweep_once(backends: Backends, settings: Settings) -> SweepReport:
     """
     ended = _end(backends, settings)
     woken, held = _wake(backends, settings)
-    expanded, unfinished = expand_unfinished(backends, settings)
+    expanded, unfinished = finish_batches(backends, settings)
     now = backends.workers.now()
     retired = retire(
         backends.jobs, backends.batches, now=now, retention=settings.retention, limit=PAGE

@@ -64,6 +64,7 @@ class Batch:
     version: int = 1
     expanded: int = 0  # scenes that have a document and a job
     canceled: bool = False
+    canceling: bool = False  # some of its jobs may not have heard of it yet
     priority: Priority = Priority.NORMAL
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,6 +105,11 @@ class SceneChange:
 def expansion_done(batch: Batch) -> bool:
     """Whether every scene has its document and its first job."""
     return batch.expanded >= batch.scene_count
+
+
+def settled(batch: Batch) -> bool:
+    """Whether neither its expansion nor its cancel is left to be finished."""
+    return expansion_done(batch) and not batch.canceling
 
 
 def standing(batch: Batch, counts: Mapping[Status, int]) -> BatchStatus:

@@ -125,6 +125,12 @@ class JobStore(IdempotencyStore, Protocol):
         is anything if it returns the very job it was given. The store counts the version up.
         """
 
+    def update_all(self, ids: Sequence[str], change: JobChange) -> None:
+        """Apply a pure change to up to 200 jobs in one transaction.
+
+        Jobs that are not there, and those for which it raises a JobError, stay as they are.
+        """
+
     def remove(self, id: str) -> None:
         """Forget a job for good; nothing happens if there is none."""
 
@@ -190,7 +196,7 @@ class BatchStore(Protocol):
         """See JobStore.update; raises BatchNotFound."""
 
     def unfinished(self, limit: int) -> list[Batch]:
-        """List batches whose expansion is not done, oldest first."""
+        """List batches whose expansion or cancel is not done, oldest first."""
 
     def add_scenes(self, scenes: Sequence[BatchScene], jobs: Sequence[Job]) -> None:
         """Write up to 100 scenes and their first jobs; those that exist stay as they are."""

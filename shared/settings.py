@@ -105,7 +105,7 @@ class Settings(BaseModel):
 
     @property
     def pipeline_threads(self) -> int:
-        """How many CPU threads to draw with: sharing the last core makes a step ten times slower."""
+        """How many CPU threads to draw with; sharing the last core makes steps ten times slower."""
         return self.threads or max(1, (os.cpu_count() or 1) - 1)
 
     @property

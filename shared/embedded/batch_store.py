@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from shared.batches import Batch, BatchScene, SceneChange, expansion_done, stamp_batch
+from shared.batches import Batch, BatchScene, SceneChange, settled, stamp_batch
 from shared.documents import from_json, to_json
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import write_record
@@ -29,8 +29,8 @@ class SqliteBatchStore:
             if record:
                 write_record(connection, record, self._now())
             connection.execute(
-                "INSERT INTO batches (id, document, created_at, expanded) VALUES (?, ?, ?, ?)",
-                (batch.id, to_json(batch), micros(batch.created_at), expansion_done(batch)),
+                "INSERT INTO batches (id, document, created_at, settled) VALUES (?, ?, ?, ?)",
+                (batch.id, to_json(batch), micros(batch.created_at), settled(batch)),
             )
 
     def get(self, id: str) -> Batch:
@@ -47,8 +47,8 @@ class SqliteBatchStore:
                 return before
             stored = stamp_batch(before, after, now)
             connection.execute(
-                "UPDATE batches SET document = ?, expanded = ? WHERE id = ?",
-                (to_json(stored), expansion_done(stored), id),
+                "UPDATE batches SET document = ?, settled = ? WHERE id = ?",
+                (to_json(stored), settled(stored), id),
             )
         return stored
 
@@ -56,7 +56,7 @@ class SqliteBatchStore:
         """See BatchStore.unfinished."""
         with self._database.read() as connection:
             rows = connection.execute(
-                "SELECT document FROM batches WHERE expanded = 0 ORDER BY created_at, id LIMIT ?",
+                "SELECT document FROM batches WHERE settled = 0 ORDER BY created_at, id LIMIT ?",
                 (limit,),
             )
             return [from_json(Batch, document) for (document,) in rows]

@@ -1,6 +1,7 @@
 """The queue of record in SQLite."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from shared.batches import PAGE, Take
@@ -10,6 +11,7 @@ from shared.embedded.cursors import decode_cursor, encode_cursor
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import read_record, write_record
 from shared.embedded.job_rows import delete_job, insert_job, read_job, write_job
+from shared.errors import JobError, JobNotFound
 from shared.jobs import Job, Terms, stamp
 from shared.ports import Ahead, IdempotencyRecord, JobChange, JobFilter, Page, QueueCount
 from shared.vocabulary import Status
@@ -59,6 +61,19 @@ class SqliteJobStore:
             stored = stamp(before, after, now)
             write_job(connection, stored)
         return stored
+
+    def update_all(self, ids: Sequence[str], change: JobChange) -> None:
+        """See JobStore.update_all."""
+        if len(ids) > PAGE:
+            raise ValueError(f"{len(ids)} jobs at once: {PAGE} are the most")
+        with self._database.write() as connection:
+            now = self._now()
+            for id in ids:
+                with suppress(JobNotFound, JobError):
+                    before = read_job(connection, id)
+                    after = change(before, now)
+                    if after is not before:
+                        write_job(connection, stamp(before, after, now))
 
     def remove(self, id: str) -> None:
         """See JobStore.remove."""

@@ -73,10 +73,10 @@ _FIRST = (
         id TEXT PRIMARY KEY,
         document TEXT NOT NULL,
         created_at INTEGER NOT NULL,
-        expanded INTEGER NOT NULL
+        settled INTEGER NOT NULL
     )
     """,
-    "CREATE INDEX batches_unfinished ON batches (created_at) WHERE expanded = 0",
+    "CREATE INDEX batches_unfinished ON batches (created_at) WHERE settled = 0",
     """
     CREATE TABLE scenes (
         batch TEXT NOT NULL,

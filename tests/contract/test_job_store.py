@@ -267,3 +267,26 @@ class TestIdempotency:
         again = a_record("k", request_sha256=sha("again"), expire_at=backend.now + MINUTE)
         backend.jobs.create([a_job()], record=again)
         assert backend.jobs.recall("ada", "/v1/jobs", sha("k")) == again
+
+
+class TestUpdateAll:
+    def test_it_changes_every_job_that_allows_it(self, backend: Backend) -> None:
+        open_, gone = [a_job(), a_job()], job_id("gone")
+        closed = a_job(status=Status.SUCCEEDED)
+        backend.jobs.create([*open_, closed])
+
+        def change(job: Job, now: datetime) -> Job:
+            if job.status.final:
+                raise JobFinal(job.id)
+            return renamed(job, now)
+
+        backend.jobs.update_all([open_[0].id, gone, closed.id, open_[1].id], change)
+        changed = [backend.jobs.get(job.id) for job in open_]
+        assert [(job.metadata["name"], job.version) for job in changed] == [("changed", 2)] * 2
+        assert backend.jobs.get(closed.id) == closed
+
+    def test_200_jobs_fit_and_201_are_refused(self, backend: Backend) -> None:
+        ids = [job_id(number) for number in range(201)]
+        backend.jobs.update_all(ids[:200], renamed)
+        with pytest.raises(ValueError, match="200"):
+            backend.jobs.update_all(ids, renamed)

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -357,6 +358,27 @@ class ServiceOf:
 
 def cancel_batch_of(house: House, batch: Batch) -> None:
     cancel_batch(batch, ServiceOf(house))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("acts", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_cancel_killed_anywhere_is_finished_by_the_next_sweep(
+    house: House, nth: int, acts: bool
+) -> None:
+    batch = have_batch(house, 2 * PAGE + 7)
+    expand(house.backends, house.settings, batch, pages=9)
+    failing = Failing(house.backends.jobs, "update_all", nth, acts=acts)
+    broken = ServiceOf(house)
+    broken.backends = replace(house.backends, jobs=failing)  # type: ignore[arg-type]
+    if nth < 3:  # two pages of 200 cover the queued ones; the third call is for the running
+        with pytest.raises(StoreUnavailable):
+            cancel_batch(batch, broken)  # type: ignore[arg-type]
+    else:
+        with suppress(StoreUnavailable):
+            cancel_batch(batch, broken)  # type: ignore[arg-type]
+    sweep(house)
+    assert house.backends.jobs.batch_counts(batch.id) == {Status.CANCELED: 2 * PAGE + 7}
+    assert house.backends.batches.unfinished(9) == []
 
 
 # --- tidying ----------------------------------------------------------------------------------
