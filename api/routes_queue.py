@@ -5,6 +5,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from api.batch_takes import wake_first
 from api.guard import refuse_remote
 from api.idempotency import answer_once_afterwards
 from api.present import present_control, present_worker
@@ -14,6 +15,7 @@ from api.responses import ControlBody, QueueOverviewBody, WorkersBody
 from api.routing import Call, Route, reply
 from api.service import Service
 from shared.ports import Answer
+from shared.turns import PER_TENANT, in_turn
 from shared.workers import QueueControl, pause, resume
 
 
@@ -73,9 +75,15 @@ def pause_queue(service: Service, call: Call[PauseRequest, Empty]) -> Answer:
 
 
 def resume_queue(service: Service, call: Call[Empty, Empty]) -> Answer:
-    """Resume the queue."""
+    """Resume the queue, and wake workers for what goes first: its messages came to nothing."""
     refuse_remote(call.remote)
-    return _turn(service, call, resume)
+    answer = _turn(service, call, resume)
+    backends, settings = service.backends, service.settings
+    due = in_turn(backends.jobs.claimable(per_tenant=PER_TENANT), PER_TENANT)
+    wake_first(
+        backends, settings, [job.id for job in due], traceparent=call.correlation.traceparent
+    )
+    return answer
 
 
 def list_workers(service: Service, call: Call[None, Empty]) -> Answer:
