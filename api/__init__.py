@@ -1,0 +1,1 @@
+"""The HTTP side: it validates, saves, wakes workers and shows; it never draws."""

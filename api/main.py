@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from ipaddress import ip_address
 from types import FrameType
 from typing import Any
 
@@ -18,7 +17,7 @@ from api.app import create_app
 from api.sweep import run_sweeps
 from shared.errors import BadSettings, IlloError
 from shared.logs import start_logging
-from shared.settings import Settings, process_environment
+from shared.settings import Settings, process_environment, require_loopback
 from shared.wiring import open_backends, served_weights
 
 WRONG_USE, CANNOT_START = 2, 3
@@ -54,18 +53,6 @@ def main() -> None:
     nudge.set()  # it ends the sweep's pause
     sweeping.join(DRAIN_SECONDS)
     log.info("ended")
-
-
-def require_loopback(settings: Settings) -> None:
-    """Refuse to listen where others could reach a service without keys; raises BadSettings."""
-    try:
-        loopback = settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise BadSettings(
-            f"ILLO_HOST: without keys only 127.0.0.1, ::1 or localhost, not {settings.host!r}"
-        )
 
 
 def serve(app: Flask, settings: Settings, closing: threading.Event) -> None:

@@ -3,12 +3,11 @@
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from deploy.children import Nursery, Role, last_lines
-from deploy.signals import EndWishes
 from shared.errors import BadSettings, WeightsMissing
 from shared.settings import Settings
+from shared.signals import EndWishes
 
 PORT_FREE_WITHIN = 6.0  # seconds; another program may be ending
 LOOK_EVERY = 0.05
@@ -17,19 +16,6 @@ _TINY = (
     "import sys; from pathlib import Path; from worker.pipeline.tiny import make_tiny_weights; "
     "make_tiny_weights(Path(sys.argv[1]))"
 )
-
-
-def refuse_strangers(settings: Settings) -> None:
-    """Raise BadSettings if others than this machine could reach the API: there are no keys."""
-    try:
-        loopback = settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise BadSettings(
-            f"ILLO_HOST: listening on {settings.host} needs API keys, which this version does not "
-            "have; use 127.0.0.1"
-        )
 
 
 def free_ports(count: int) -> list[int]:

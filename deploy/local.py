@@ -19,12 +19,11 @@ from deploy.ground import (
     free_ports,
     make_push_key,
     make_tiny_weights,
-    refuse_strangers,
 )
 from deploy.lifeline import Lifeline
-from deploy.signals import EndWishes
 from shared.errors import ServiceUnreachable
-from shared.settings import Settings
+from shared.settings import Settings, require_loopback
+from shared.signals import EndWishes
 
 LOOK_EVERY = 0.05
 GIVEN_UP_AFTER = 4  # deaths in a row of an API that has never answered
@@ -61,7 +60,7 @@ def run_here(
     `announce` is called once, when the API answers. Raises BadSettings, DataInUse, WeightsMissing
     if the tiny ones cannot be made, or ServiceUnreachable if the API does not come up.
     """
-    refuse_strangers(settings)
+    require_loopback(settings)
     settings = settings.model_copy(update={"data": settings.data.resolve()})
     logs = settings.data / "logs"
     with EndWishes() as wishes, occupied(settings.data) as lock, closing(Lifeline()) as lifeline:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 
-from deploy.signals import EndWishes
 from shared.clock import SystemClock
 from shared.embedded.delivery import QueueFile
 from shared.embedded.dispatcher import Dispatcher
@@ -14,6 +13,7 @@ from shared.embedded.push_keys import TokenSigner, make_push_key
 from shared.errors import BadSettings
 from shared.logs import start_logging
 from shared.settings import Settings, process_environment
+from shared.signals import EndWishes
 from shared.wiring import LOCAL_AUDIENCE, LOCAL_EMAIL, LOCAL_ISSUER, LOCAL_KEY_ID
 
 PUSHES_PER_WORKER = 2  # one is held open while its job is drawn, another may bring the next

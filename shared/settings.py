@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,6 +142,19 @@ class Settings(BaseModel):
                 "or a claim runs out between two heartbeats"
             )
         return settings
+
+
+def require_loopback(settings: Settings) -> None:
+    """Raise BadSettings if others than this machine could reach a service that has no keys."""
+    try:
+        loopback = settings.host == "localhost" or ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BadSettings(
+            f"ILLO_HOST: listening on {settings.host} needs API keys, which this version does not "
+            "have; use 127.0.0.1"
+        )
 
 
 def variable(field: str) -> str:

@@ -1,0 +1,1 @@
+"""The ports kept on one machine: SQLite, files, and a queue that pushes as Pub/Sub does."""

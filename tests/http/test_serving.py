@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from api.main import require_loopback
 from shared.errors import BadSettings
 from shared.manifest import Expects, Manifest, write_manifest
-from shared.settings import Settings
+from shared.settings import Settings, require_loopback
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,12 +24,12 @@ from deploy.children import (
     rotate_logs,
 )
 from deploy.folder import occupied, write_run_file
-from deploy.ground import api_port, free_ports, refuse_strangers
+from deploy.ground import api_port, free_ports
 from deploy.lifeline import Lifeline
 from deploy.local import roles, url_of
-from deploy.signals import EndWishes
 from shared.errors import BadSettings, DataInUse
-from shared.settings import Settings
+from shared.settings import Settings, require_loopback
+from shared.signals import EndWishes
 
 SETTINGS = Settings.read({})
 
@@ -162,13 +162,13 @@ def test_the_run_file_of_a_killed_run_is_not_left_lying(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_this_machine_may_be_listened_on(host: str) -> None:
-    refuse_strangers(with_settings(host=host))
+    require_loopback(with_settings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::", "illo.example"])
 def test_others_would_need_keys(host: str) -> None:
     with pytest.raises(BadSettings, match="needs API keys"):
-        refuse_strangers(with_settings(host=host))
+        require_loopback(with_settings(host=host))
 
 
 def test_a_port_that_stays_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
