@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test check lint bench install clean
 
 demo: install
 	$(BIN)/illo demo
@@ -21,12 +21,14 @@ test: install
 	$(BIN)/pytest -n auto -m "not slow"
 	$(BIN)/pytest -m slow --timeout 900
 
-check: install
+check: lint
+	$(BIN)/pytest -q -n auto -m "not slow"
+
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n auto -m "not slow"
 
 bench: install
 	$(BIN)/python -m benchmarks $(ONLY)

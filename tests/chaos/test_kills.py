@@ -64,7 +64,7 @@ def _submit_while_the_api_is_killed(
                 return str(service._answered(
                     "POST", "/v1/jobs", (202,), json=body, headers={"Idempotency-Key": key}
                 )["id"])  # fmt: skip
-            except urllib3.exceptions.HTTPError:
+            except urllib3.exceptions.ProtocolError:  # answered by a dying process, not refused
                 broken["requests"] += 1
                 raise
 
