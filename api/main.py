@@ -15,12 +15,12 @@ from waitress.server import create_server
 
 from api.app import create_app
 from api.sweep import run_sweeps
-from shared.errors import BadSettings, IlloError
-from shared.logs import start_logging
-from shared.settings import Settings, process_environment, require_loopback
+from shared.errors import IlloError
+from shared.program import begin
+from shared.settings import Settings, require_loopback
 from shared.wiring import open_backends, served_weights
 
-WRONG_USE, CANNOT_START = 2, 3
+CANNOT_START = 3
 LARGEST_BODY = 128 * 1024 * 1024  # above every route's own limit, which answers with a problem
 DRAIN_SECONDS = 2.0  # for requests that are being answered when the end comes
 LOOK_AGAIN = 0.5  # seconds between two looks at whether the end has come
@@ -30,13 +30,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the API by the environment's settings."""
-    try:
-        settings = Settings.read(process_environment())
-        require_loopback(settings)
-    except BadSettings as error:
-        print(error, file=sys.stderr)  # noqa: T201 - logging needs settings
-        sys.exit(WRONG_USE)
-    start_logging(settings.log_level)
+    settings = begin(require_loopback)
     closing, nudge = threading.Event(), threading.Event()
     try:
         backends = open_backends(settings)

@@ -10,26 +10,20 @@ from shared.clock import SystemClock
 from shared.embedded.delivery import QueueFile
 from shared.embedded.dispatcher import Dispatcher
 from shared.embedded.push_keys import TokenSigner, make_push_key
-from shared.errors import BadSettings
-from shared.logs import start_logging
-from shared.settings import Settings, process_environment
+from shared.program import begin
+from shared.settings import Settings
 from shared.signals import EndWishes
 from shared.wiring import LOCAL_AUDIENCE, LOCAL_EMAIL, LOCAL_ISSUER, LOCAL_KEY_ID
 
 PUSHES_PER_WORKER = 2  # one is held open while its job is drawn, another may bring the next
 GRACE = timedelta(seconds=2)  # the workers have ended before the queue is told to
 LOOK_EVERY = 0.1
-DIED, WRONG_USE = 1, 2
+DIED = 1
 
 
 def main() -> None:
     """Push to the endpoints named as arguments, by the environment's settings."""
-    try:
-        settings = Settings.read(process_environment())
-    except BadSettings as error:
-        print(error, file=sys.stderr)  # noqa: T201 - logging needs settings
-        sys.exit(WRONG_USE)
-    start_logging(settings.log_level)
+    settings = begin()
     with EndWishes() as wishes:
         sys.exit(push_until_told(make_dispatcher(settings, sys.argv[1:]), wishes))
 

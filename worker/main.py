@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,11 +12,11 @@ from prometheus_client import CollectorRegistry
 from waitress.server import create_server
 
 from shared.clock import new_id
-from shared.errors import BadSettings, StoreUnavailable, WeightsError
+from shared.errors import StoreUnavailable, WeightsError
 from shared.holds import why_held
 from shared.jobs import Job
-from shared.logs import start_logging
-from shared.settings import Settings, process_environment
+from shared.program import begin
+from shared.settings import Settings
 from shared.signals import EndWishes
 from shared.wiring import Backends, open_backends, push_identity
 from shared.workers import WorkerRecord, WorkerState
@@ -30,7 +29,7 @@ from worker.run_job import Pipeline, Workplace
 
 log = logging.getLogger(__name__)
 
-DIED, WRONG_USE, NO_WEIGHTS, HUNG = 1, 2, 3, 70
+DIED, NO_WEIGHTS, HUNG = 1, 3, 70
 LOOK_EVERY = 0.05  # seconds between two looks at whether the end is wished
 PROGRESS_EVERY = 0.2  # seconds: a SQLite file bears five writes a second easily
 STEP_GRACE = 2.0  # seconds a step has to end in after SIGTERM, before its job is given back
@@ -212,12 +211,7 @@ class Worker:
 
 def main() -> None:
     """Run a worker by the environment's settings."""
-    try:
-        settings = Settings.read(process_environment())
-    except BadSettings as error:
-        print(error, file=sys.stderr)  # noqa: T201 - logging needs settings
-        sys.exit(WRONG_USE)
-    start_logging(settings.log_level)
+    settings = begin()
     status = Worker(settings, open_backends(settings)).run()
     # Daemon threads may still be inside a step or a request: nothing of theirs is awaited.
     logging.shutdown()
