@@ -17,14 +17,16 @@ from tests.http.test_batches_reprocess import reprocess, taken
 
 def at_once(house: House, act: Callable[[FlaskClient], Any], people: int = 4) -> list[Any]:
     barrier = threading.Barrier(people)
+    # Made one after the other: werkzeug compiles routes with ast, which Python 3.11 does not bear
+    # in several threads at once (SystemError: AST constructor recursion depth mismatch).
+    clients = [house.client for _ in range(people)]
 
-    def begin(_: int) -> Any:
-        client = house.client
+    def begin(client: FlaskClient) -> Any:
         barrier.wait(20)
         return act(client)
 
     with ThreadPoolExecutor(people) as pool:
-        return list(pool.map(begin, range(people)))
+        return list(pool.map(begin, clients))
 
 
 def elsewhere(act: Callable[[], Any]) -> None:
