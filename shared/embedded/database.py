@@ -43,6 +43,7 @@ class Database:
         self._synchronous = "FULL" if survives_power_cut else "NORMAL"
         self._busy = busy_timeout.total_seconds()
         self._seat = _Seat()
+        self._turn = threading.Lock()
         with self.read():
             pass
 
@@ -58,8 +59,15 @@ class Database:
 
         One writer at a time: others wait for the busy timeout, then get StoreUnavailable.
         """
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
+        # Threads of one process queue up here: SQLite itself waits by sleeping, up to 100 ms
+        # between two looks, which leaves the file idle while many want to write.
+        if not self._turn.acquire(timeout=self._busy):
+            raise StoreUnavailable(f"{self.path}: other writers took more than {self._busy:g} s")
+        try:
+            with self._transaction("BEGIN IMMEDIATE") as connection:
+                yield connection
+        finally:
+            self._turn.release()
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
