@@ -4,15 +4,16 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from shared.errors import StoreUnavailable
-from shared.jobs import Job
+from shared.jobs import Job, claim
 from shared.vocabulary import Event, Priority, Status
 from tests.builders import a_scene
 from tests.fakes import FakePipeline, Gate
-from tests.worker.conftest import Surroundings
+from tests.worker.conftest import TERMS, Surroundings
 from tests.worker.test_run_job import Flaky
 
 
@@ -69,6 +70,31 @@ def test_two_desks_never_draw_the_same_job(around: Surroundings) -> None:
     assert sum(len(pipeline.drawn) for pipeline in pipelines) == 12
 
 
+def test_a_job_that_another_worker_took_meanwhile_does_not_end_the_turn(
+    around: Surroundings,
+) -> None:
+    taken, left = around.queued(), around.queued()
+
+    class Slow:
+        """Shows what was due before the other worker came."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(around.jobs, name)
+
+        def claimable(self, *, per_tenant: int) -> list[Job]:
+            due = around.jobs.claimable(per_tenant=per_tenant)
+            if any(job.id == taken.id for job in due):
+                take = partial(claim, holder="w2", terms=TERMS)
+                around.jobs.update(taken.id, take)
+            return due
+
+    around.desk(around.workplace(jobs=Slow())).draw_due()
+    lease = around.jobs.get(taken.id).lease
+    assert lease is not None
+    assert lease.holder == "w2"
+    assert around.jobs.get(left.id).status is Status.SUCCEEDED
+
+
 def test_nothing_is_claimed_while_the_queue_is_held(around: Surroundings) -> None:
     job = around.queued()
     around.desk(held=lambda: "paused").draw_due()
@@ -91,7 +117,7 @@ def test_nothing_more_is_claimed_once_the_worker_must_stop(around: Surroundings)
 def test_a_window_ends_the_claiming_but_the_first_job_is_always_drawn(around: Surroundings) -> None:
     first, second = around.queued(), around.queued()
     slow = FakePipeline(at_step=lambda scene, step: time.sleep(0.01))
-    around.desk(around.workplace(pipeline=slow), window=0.001).draw_due()
+    around.desk(around.workplace(pipeline=slow), window=0.0).draw_due()
     assert around.jobs.get(first.id).status is Status.SUCCEEDED
     assert around.jobs.get(second.id).status is Status.QUEUED
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -118,6 +119,18 @@ def test_a_missing_or_damaged_reference_fails_the_job_and_says_which(around: Sur
     assert gone.scene.references[0].asset in ended.error.message
 
 
+def test_a_reference_whose_bytes_changed_is_told_as_damaged(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    reference = a_stored_reference(around)
+    for file in (tmp_path / "artifacts").rglob("mia.g*.png"):
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    ended = run_job(around.claimed(scene=a_scene(references=(reference,))), around.workplace())
+    assert ended is not None
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == (Status.FAILED, ErrorCode.REFERENCE_DAMAGED)
+
+
 def test_a_job_for_other_weights_is_refused_not_drawn(around: Surroundings) -> None:
     pipeline = FakePipeline()
     other = a_scene(weights=Weights(label="tiny", sha256=sha("other")))
@@ -198,6 +211,40 @@ def test_a_lost_lease_stops_the_drawing_before_its_end(around: Surroundings) -> 
         threading.Event().wait(0.05)
 
     assert run_job(job, around.workplace(pipeline=FakePipeline(at_step=at_step))) is None
+    assert len(steps) < 100
+
+
+def test_a_lost_lease_is_noticed_also_when_nothing_is_written(around: Surroundings) -> None:
+    job = around.claimed(scene=a_scene(steps=100))
+    steps: list[int] = []
+
+    def at_step(scene: Scene, step: int) -> None:
+        steps.append(step)
+        if step == 1:
+            around.jobs.update(job.id, stolen)
+        threading.Event().wait(0.05)
+
+    silent = replace(PACE, progress=60.0, heartbeat=60.0)
+    pipeline = FakePipeline(at_step=at_step)
+    assert run_job(job, around.workplace(pipeline=pipeline, pace=silent)) is None
+    assert len(steps) < 100
+
+
+def test_a_store_that_is_away_for_a_whole_lease_stops_the_drawing(around: Surroundings) -> None:
+    short = Terms(lease=timedelta(seconds=0.5))
+    job = around.claimed(scene=a_scene(steps=100))
+    steps: list[int] = []
+
+    def at_step(scene: Scene, step: int) -> None:
+        steps.append(step)
+        threading.Event().wait(0.05)
+
+    class Away:
+        def __getattr__(self, name: str) -> object:
+            raise StoreUnavailable("away")
+
+    pipeline = FakePipeline(at_step=at_step)
+    assert run_job(job, around.workplace(jobs=Away(), pipeline=pipeline, terms=short)) is None
     assert len(steps) < 100
 
 
