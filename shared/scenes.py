@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 
@@ -70,6 +70,8 @@ def recipe_of(scene: Scene) -> str:
 
     References count by their content: the same picture uploaded twice is the same recipe.
     """
-    parts = asdict(scene) | {"references": [r.sha256 for r in scene.references]}
+    parts: dict[str, object] = {part.name: getattr(scene, part.name) for part in fields(scene)}
+    parts["references"] = [reference.sha256 for reference in scene.references]
+    parts["weights"] = [scene.weights.label, scene.weights.sha256]
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
