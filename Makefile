@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-# The index that torch comes from; empty means pip's own. For a machine without a GPU, PyTorch's
+# An index to look for torch in besides pip's own. For a machine without a GPU, PyTorch's
 # CPU index saves gigabytes: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "illo needs Python 3.11 or newer"'
 	$(PYTHON) -m venv .venv
 	@echo "Installing: torch first, then the rest (a few minutes the first time)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[worker,dev]"
 	touch $(READY)
 

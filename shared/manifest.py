@@ -96,7 +96,7 @@ def read_manifest(directory: Path) -> Manifest:
             raise WeightsDamaged(f"{path}: larger than {MAX_BYTES} bytes; prepare it again")
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        remedy = "make one with `illo weights prepare`, or use ILLO_WEIGHTS=tiny"
+        remedy = "docs/weights.md says what belongs there; ILLO_WEIGHTS=tiny needs nothing"
         raise WeightsMissing(f"{path}: not there; {remedy}") from None
     except OSError as error:
         raise WeightsDamaged(f"{path}: cannot be read: {error.strerror}") from None

@@ -11,7 +11,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from shared.errors import BadSettings
 from shared.jobs import Terms
@@ -50,7 +57,7 @@ class Settings(BaseModel):
         "tiny", min_length=1, description="`tiny`, made on the spot, or a weights directory."
     )
     residency: ResidencyWish = Field(
-        ResidencyWish.AUTO, description="Where the models lie between their turns."
+        ResidencyWish.AUTO, description="Where the models lie: auto, resident or offload."
     )
     threads: int = Field(
         0, ge=0, le=256, description="CPU threads of the pipeline; 0 leaves one core to the others."
@@ -67,7 +74,11 @@ class Settings(BaseModel):
     )
     lease_seconds: float = Field(75, gt=0, le=3600, description="How long a claim lasts.")
     heartbeat_seconds: float = Field(
-        15, gt=0, le=600, description="How often a worker renews its claim; below half a lease."
+        15,
+        gt=0,
+        le=600,
+        validate_default=True,
+        description="How often a worker renews its claim; below half a lease.",
     )
     sweep_seconds: float = Field(
         5, gt=0, le=3600, description="How often lost wake-ups and dead workers are looked for."
@@ -133,15 +144,20 @@ class Settings(BaseModel):
         }
         fields = {_field(name): value for name, value in given.items()}
         try:
-            settings = cls.model_validate(fields)
+            return cls.model_validate(fields)
         except ValidationError as error:
             raise BadSettings("\n".join(_complaint(fault) for fault in error.errors())) from None
-        if settings.heartbeat_seconds * 2 > settings.lease_seconds:
-            raise BadSettings(
-                "ILLO_HEARTBEAT_SECONDS: must be at most half of ILLO_LEASE_SECONDS, "
-                "or a claim runs out between two heartbeats"
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _fits_into_a_lease_twice(cls, heartbeat: float, read: ValidationInfo) -> float:
+        lease: float | None = read.data.get("lease_seconds")
+        if lease is not None and heartbeat * 2 > lease:
+            raise ValueError(
+                f"must be at most half of ILLO_LEASE_SECONDS ({lease:g}), or a claim runs out "
+                "between two heartbeats"
             )
-        return settings
+        return heartbeat
 
 
 def require_loopback(settings: Settings) -> None:
@@ -192,4 +208,4 @@ def _complaint(fault: Any) -> str:
     name = variable(str(fault["loc"][0]))
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting; docs/settings.md lists them"
-    return f"{name}: {fault['msg']}, not {fault['input']!r}"
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}, not {fault['input']!r}"

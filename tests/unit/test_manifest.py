@@ -71,7 +71,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match="illo weights prepare"):
+    with pytest.raises(WeightsMissing, match="ILLO_WEIGHTS=tiny"):
         read_manifest(tmp_path)
     with pytest.raises(WeightsMissing):
         read_manifest(tmp_path / "nowhere")

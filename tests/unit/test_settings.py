@@ -21,7 +21,8 @@ def test_foreign_variables_are_passed_over() -> None:
 
 def test_every_mistake_is_told_at_once_with_its_name() -> None:
     wrong = {
-        "ILLO_LEASE_SECONDS": "-1",
+        "ILLO_HEARTBEAT_SECONDS": "60",
+        "ILLO_WORKERS": "0",
         "ILLO_COLOUR": "red",
         "PORT": "http",
         "ILLO_BACKEND": "aws",
@@ -55,8 +56,12 @@ def test_both_sides_of_every_limit(name: str, right: list[str], wrong: list[str]
 
 def test_a_heartbeat_must_fit_into_a_lease_twice() -> None:
     Settings.read({"ILLO_LEASE_SECONDS": "10", "ILLO_HEARTBEAT_SECONDS": "5"})
-    with pytest.raises(BadSettings, match="ILLO_HEARTBEAT_SECONDS"):
-        Settings.read({"ILLO_LEASE_SECONDS": "10", "ILLO_HEARTBEAT_SECONDS": "5.1"})
+    for wrong in (
+        {"ILLO_LEASE_SECONDS": "10", "ILLO_HEARTBEAT_SECONDS": "5.1"},
+        {"ILLO_LEASE_SECONDS": "10"},
+    ):
+        with pytest.raises(BadSettings, match="ILLO_HEARTBEAT_SECONDS"):
+            Settings.read(wrong)
 
 
 def test_a_child_process_gets_the_same_settings() -> None:

@@ -66,7 +66,7 @@ def find_transformer(directory: Path, manifest: Manifest) -> Path:
     if len(found) != 1:
         raise WeightsMissing(
             f"{directory}: the manifest lists {len(found)} transformer .gguf files, expected one; "
-            "make it again with `illo weights prepare`"
+            "docs/weights.md says what belongs into the folder"
         )
     return directory / found[0]
 
