@@ -22,6 +22,8 @@ from shared.wiring import open_backends, served_weights
 
 CANNOT_START = 3
 LARGEST_BODY = 128 * 1024 * 1024  # above every route's own limit, which answers with a problem
+# Below the 1,024 files that a process may usually open; idle ones do not crowd out the others.
+CONNECTIONS = {"connection_limit": 800, "channel_timeout": 30, "cleanup_interval": 5}
 DRAIN_SECONDS = 2.0  # for requests that are being answered when the end comes
 LOOK_AGAIN = 0.5  # seconds between two looks at whether the end has come
 
@@ -59,6 +61,7 @@ def serve(app: Flask, settings: Settings, closing: threading.Event) -> None:
         host="127.0.0.1" if settings.host == "localhost" else settings.host,
         port=settings.port,
         threads=settings.http_threads,
+        **CONNECTIONS,
         max_request_body_size=LARGEST_BODY,
         ident="illo",
     )

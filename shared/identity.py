@@ -14,6 +14,16 @@ from shared.errors import Unauthenticated, WrongIdentity
 
 LONGEST_TOKEN = 16_384
 ALGORITHMS = ("RS256", "ES256")
+# What google-auth lets through of a token that somebody made up, beside its own errors.
+UNREADABLE = (
+    exceptions.GoogleAuthError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 # Key id -> PEM of a certificate or public key. Called at every push; the backend may cache.
 Keys = Callable[[], Mapping[str, str | bytes]]
@@ -61,6 +71,6 @@ def _claims(token: str, keys: Mapping[str, str | bytes]) -> Mapping[str, object]
             raise Unauthenticated("the token is not signed with a key that is known here")
         # The audience is compared by the caller: google-auth would pass over a missing one.
         claims: Mapping[str, object] = jwt.decode(token, certs=dict(keys))  # type: ignore[no-untyped-call]
-    except (exceptions.GoogleAuthError, ValueError, TypeError, KeyError, AttributeError):
+    except UNREADABLE:
         raise Unauthenticated("the token cannot be trusted: malformed, forged or expired") from None
     return claims

@@ -29,7 +29,6 @@ def create_app(
 ) -> Flask:
     """Make the WSGI application; `answer` gets the body of every push whose sender is trusted."""
     app = Flask("worker")
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_PUSH
     pushes = Counter("illo_pushes", "Pushes by answer", ["status"], registry=registry)
 
     def answered(status: int, text: str = "") -> Response:
@@ -44,7 +43,8 @@ def create_app(
             return answered(401, str(error))
         except WrongIdentity as error:
             return answered(403, str(error))
-        return answered(answer(request.get_data(cache=False)))
+        # More than a message of ours can be is cut, so that it is found unreadable, not sent again.
+        return answered(answer(request.stream.read(LARGEST_PUSH)))
 
     @app.get("/healthz")
     def healthz() -> tuple[str, int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 from waitress.server import create_server
 
 from shared.clock import new_id
@@ -34,6 +34,8 @@ LOOK_EVERY = 0.05  # seconds between two looks at whether the end is wished
 PROGRESS_EVERY = 0.2  # seconds: a SQLite file bears five writes a second easily
 STEP_GRACE = 2.0  # seconds a step has to end in after SIGTERM, before its job is given back
 LAST_MOMENT = 8.0  # seconds after SIGTERM; the platform kills at ten
+# A stranger on this machine may leave requests half sent: they must not use up the connections.
+CONNECTIONS = {"connection_limit": 800, "channel_timeout": 20, "cleanup_interval": 5}
 READY_PATIENCE = 30.0  # seconds that a push waits for the weights
 
 
@@ -42,6 +44,8 @@ class Worker:
 
     def __init__(self, settings: Settings, backends: Backends) -> None:
         self._settings, self._backends = settings, backends
+        self._registry = CollectorRegistry()
+        self._poison = Counter("illo_poison", "Messages nobody can read", registry=self._registry)
         self._stopping, self._ready, self._ended = (threading.Event() for _ in range(3))
         self._ill: str | None = None
         self._failed: int | None = None  # the exit status of a start that came to nothing
@@ -95,13 +99,14 @@ class Worker:
             identity=push_identity(self._settings),
             health=Health(ill=lambda: self._ill, unready=self._why_unready),
             answer=self._answer,
-            registry=CollectorRegistry(),
+            registry=self._registry,
         )
         server = create_server(
             app,
             host=self._settings.host,
             port=self._settings.port,
             threads=self._settings.http_threads,
+            **CONNECTIONS,
         )
         log.info("listening", extra={"port": server.effective_port})
         self._in_background(server.run)
@@ -168,7 +173,13 @@ class Worker:
         if not self._ready.wait(READY_PATIENCE) or self._desk is None or self._stopping.is_set():
             return PushAnswer.DONE  # the job stays queued; this worker looks for it when ready
         holder = self._presence.record.id
-        return answer_push(body, jobs=self._backends.jobs, desk=self._desk, holder=holder)
+        return answer_push(
+            body,
+            jobs=self._backends.jobs,
+            desk=self._desk,
+            holder=holder,
+            poisoned=self._poison.inc,
+        )
 
     def _tell_drawing(self, job: Job | None, rate: float | None) -> None:
         if self._stopping.is_set():

@@ -1,6 +1,7 @@
 """What a push is answered: the table of docs/protocol.md, from envelope to status code."""
 
 import logging
+from collections.abc import Callable
 from enum import IntEnum
 
 from shared.errors import BadEnvelope, JobNotFound, StoreUnavailable
@@ -19,8 +20,13 @@ class PushAnswer(IntEnum):
     AGAIN = 503
 
 
-def answer_push(body: bytes, *, jobs: JobStore, desk: Desk, holder: str) -> PushAnswer:
-    """Wake up for a job: draw what is due, and acknowledge unless nothing could be recorded."""
+def answer_push(
+    body: bytes, *, jobs: JobStore, desk: Desk, holder: str, poisoned: Callable[[], None]
+) -> PushAnswer:
+    """Wake up for a job: draw what is due, and acknowledge unless nothing could be recorded.
+
+    `poisoned` hears of every message that we cannot read; sending it again would not help.
+    """
     try:
         envelope = decode_envelope(body)
         job = jobs.get(envelope.wake.job)
@@ -33,8 +39,10 @@ def answer_push(body: bytes, *, jobs: JobStore, desk: Desk, holder: str) -> Push
         desk.draw_due()
     except BadEnvelope as error:
         log.warning("poison", extra={"reason": str(error)})
+        poisoned()
     except JobNotFound as error:
         log.warning("poison", extra={"reason": f"unknown job: {error}"})
+        poisoned()
     except StoreUnavailable as error:
         log.error("the store is away", extra={"reason": str(error)})
         return PushAnswer.AGAIN

@@ -65,6 +65,10 @@ def part(value: Mapping[str, object]) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
+def deep() -> str:
+    return base64.urlsafe_b64encode(b"[" * 5000).decode().rstrip("=")
+
+
 def unsigned(algorithm: str) -> str:
     return f"{part({'alg': algorithm, 'typ': 'JWT', 'kid': KEY_ID})}.{part(claims())}."
 
@@ -109,6 +113,10 @@ UNAUTHENTICATED: dict[str, Forge] = {
     "a header that is no object": lambda key: f"Bearer {part([])}.{part(claims())}.AAAA",  # type: ignore[arg-type]
     "a key id that is no text": lambda key: (
         f"Bearer {part({'alg': 'RS256', 'kid': {}})}.{part(claims())}.AAAA"
+    ),
+    "a header that is nested without end": lambda key: f"Bearer {deep()}.{part(claims())}.AAAA",
+    "claims that are nested without end": lambda key: (
+        f"Bearer {part({'alg': 'RS256', 'kid': KEY_ID})}.{deep()}.AAAA"
     ),
     "expired": good(iat=int(time.time()) - 2 * HOUR, exp=int(time.time()) - HOUR),
     "not yet issued": good(iat=int(time.time()) + HOUR, exp=int(time.time()) + 2 * HOUR),

@@ -31,7 +31,8 @@ def a_push(job: str) -> bytes:
 def pushed(around: Surroundings, body: bytes, **what_matters: object) -> PushAnswer:
     jobs = what_matters.pop("jobs", around.jobs)
     desk = what_matters.pop("desk", None) or around.desk(around.workplace(jobs=jobs))
-    return answer_push(body, jobs=jobs, desk=desk, holder="w1")  # type: ignore[arg-type]
+    poisoned = what_matters.pop("poisoned", lambda: None)
+    return answer_push(body, jobs=jobs, desk=desk, holder="w1", poisoned=poisoned)  # type: ignore[arg-type]
 
 
 def test_a_push_for_a_due_job_draws_it(around: Surroundings) -> None:
@@ -73,8 +74,11 @@ def test_an_unreadable_body_is_acknowledged_and_reported(
     assert "poison" in caplog.messages
 
 
-def test_a_push_for_an_unknown_job_is_acknowledged(around: Surroundings) -> None:
-    assert pushed(around, a_push(job_id("nobody"))) is PushAnswer.DONE
+def test_a_push_for_an_unknown_job_is_acknowledged_and_counted(around: Surroundings) -> None:
+    heard: list[str] = []
+    push = a_push(job_id("nobody"))
+    assert pushed(around, push, poisoned=lambda: heard.append("poison")) is PushAnswer.DONE
+    assert heard == ["poison"]
 
 
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.CANCELED])
@@ -186,10 +190,16 @@ def test_counters_are_told(around: Surroundings) -> None:
     assert 'illo_pushes_total{status="401"} 1.0' in client.get("/metrics").text
 
 
-def test_an_enormous_push_is_not_read(around: Surroundings) -> None:
+def test_an_enormous_push_is_cut_and_so_found_unreadable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.app.verify", lambda authorization, identity: None)
     client, bodies = a_skin()
-    assert client.post("/push", data=b"x" * (LARGEST_PUSH + 1)).status_code in (401, 413)
-    assert not bodies
+    answer = client.post(
+        "/push", data=b"x" * (LARGEST_PUSH + 1), headers={"Authorization": "Bearer x"}
+    )
+    assert answer.status_code == 204
+    assert [len(body) for body in bodies] == [LARGEST_PUSH]
 
 
 def test_a_lease_is_a_lease() -> None:

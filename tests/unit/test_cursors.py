@@ -1,0 +1,30 @@
+"""Cursors of the embedded store: they come back as they were given, and forged ones are refused."""
+
+import base64
+import hashlib
+
+import pytest
+
+from shared.embedded.cursors import decode_cursor, encode_cursor
+from shared.errors import BadCursor
+
+
+def forged(place: bytes, of: str = "jobs") -> str:
+    """What anybody can make up who has read the code: the digest has no key."""
+    digest = hashlib.sha256(of.encode() + b"\0" + place).digest()[:12]
+    return base64.urlsafe_b64encode(digest + place).decode().rstrip("=")
+
+
+def test_a_cursor_comes_back_as_it_was_given() -> None:
+    assert decode_cursor(encode_cursor(17, "job_a", of="jobs"), of="jobs") == (17, "job_a")
+    assert decode_cursor(forged(b'[17,"job_a"]'), of="jobs") == (17, "job_a")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [b"[1]", b"[1,2,3]", b"null", b"{}", b"x", b"", b'["1","x"]', b'[{"a":1},"x"]', b"[1,null]",
+     b'[9223372036854775808,"x"]', b"[1.5,\"x\"]", b"[" * 5000],
+)  # fmt: skip
+def test_a_forged_place_that_is_none_is_refused(place: bytes) -> None:
+    with pytest.raises(BadCursor):
+        decode_cursor(forged(place), of="jobs")
