@@ -15,15 +15,18 @@ Upload = Callable[[Path], str]
 def read_batch_file(file: Path) -> dict[str, Any]:
     """Read the body as it is written; raises BadBatchFile."""
     try:
-        body = yaml.safe_load(file.read_text(encoding="utf-8"))  # JSON is YAML, too
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadBatchFile(f"{file}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    try:
+        body = yaml.load(text, _Written)  # noqa: S506 - a safe loader; JSON is YAML, too
+    except BadBatchFile as error:
+        raise BadBatchFile(f"{file}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise BadBatchFile(f"{file}: neither YAML nor JSON: {error}") from None
     if not isinstance(body, dict) or not isinstance(body.get("scenes"), list):
         raise BadBatchFile(f"{file}: must have `scenes`, a list; examples/storm.yaml shows how")
-    written: dict[str, Any] = json.loads(json.dumps(body, default=str))  # YAML has dates
-    return written
+    return _as_json(file, body)
 
 
 def with_uploads(body: dict[str, Any], folder: Path, upload: Upload) -> dict[str, Any]:
@@ -51,6 +54,38 @@ def with_uploads(body: dict[str, Any], folder: Path, upload: Upload) -> dict[str
 def is_asset(name: str) -> bool:
     """Whether a reference names an uploaded image rather than a file."""
     return name.startswith("ast_") and not Path(name).suffix
+
+
+class _Written(yaml.SafeLoader):
+    """Reads YAML as JSON would be: no dates, and no key twice, of which one would win unseen."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, not where values are made: merging rewrites a mapping before that.
+        mapping: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in mapping.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise BadBatchFile(f"line {line}: {key.value!r} is written twice here")
+                seen.add((key.tag, key.value))
+        return mapping
+
+
+def _as_written(loader: _Written, node: yaml.Node) -> str:
+    return str(node.value)
+
+
+_Written.add_constructor("tag:yaml.org,2002:timestamp", _as_written)
+
+
+def _as_json(file: Path, body: Any) -> dict[str, Any]:
+    try:
+        written: dict[str, Any] = json.loads(json.dumps(body, default=str))
+    except (TypeError, ValueError, RecursionError):
+        # YAML's aliases can lead in a circle, and its keys can be anything.
+        raise BadBatchFile(f"{file}: says what JSON cannot, like a list within itself") from None
+    return written
 
 
 def _references(place: Any) -> list[str]:

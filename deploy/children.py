@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import IO
 
 from deploy.lifeline import Lifeline
+from deploy.program_logs import last_complaint
 from shared.settings import Settings, child_environment
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between a death and the next start
 STEADY_AFTER = 10.0  # seconds; who lived for longer is started again at once-again pace
-KEPT_LOG_BYTES = 2 * 1024 * 1024  # of each log of an earlier run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,13 @@ class Nursery:
     logs: Path
     verbose: bool = False
 
+    def log_of(self, role: Role) -> Path:
+        """Say where a child's log is, if it has one."""
+        return self.logs / f"{role.name}.log"
+
     def start(self, role: Role) -> subprocess.Popen[bytes]:
         """Start a child; what it says goes to its log, or to the terminal if that is wished."""
-        log = None if self.verbose else _open_log(self.logs / f"{role.name}.log")
+        log = None if self.verbose else _open_log(self.log_of(role))
         try:
             return self.lifeline.start(
                 role.code,
@@ -59,6 +63,8 @@ class Child:
         self.deaths = 0  # in a row
         self._nursery = nursery
         self._due: float | None = None  # when to start it again, once it has died
+        self._death: tuple[str, str] | None = None  # how it died last, and what it said of it
+        self._alike = 0  # deaths of that kind in a row
         self._start(now)
 
     @property
@@ -72,13 +78,16 @@ class Child:
         return self._program.poll() is None
 
     def tend(self, now: float, say: Callable[[str], None]) -> bool:
-        """Start the program again if it died and its pause is over; tell whether it did."""
+        """Start the program again if it died and its pause is over; tell whether it did.
+
+        What is said of a death is said again only at growing distances while it is the same.
+        """
         if self.alive:
             return False
         if self._due is None:
             self.deaths = 1 if now - self._started > STEADY_AFTER else self.deaths + 1
             self._due = now + pause_after(self.deaths)
-            say(f"{self.role.name} {ending(self._program.returncode)}; it is started again")
+            self._tell_death(say)
         if now < self._due:
             return False
         self._start(now)
@@ -97,8 +106,24 @@ class Child:
         return True
 
     def _start(self, now: float) -> None:
+        log = self._nursery.log_of(self.role)
+        self._log_began = log.stat().st_size if log.exists() else 0
         self._program = self._nursery.start(self.role)
         self._started, self._due = now, None
+
+    def _tell_death(self, say: Callable[[str], None]) -> None:
+        log, how = self._nursery.log_of(self.role), ending(self._program.returncode)
+        ended_itself = self._program.returncode > 0  # else what it said last is not why
+        reason = last_complaint(log, since=self._log_began) if ended_itself else ""
+        # A program that complains dies of the same thing also when it takes long to find it.
+        same = (how, reason) == self._death and (self.deaths > 1 or bool(reason))
+        self._alike = self._alike + 1 if same else 1
+        self._death = (how, reason)
+        if not worth_saying(self._alike):
+            return
+        times = f" ({self._alike} times now)" if self._alike > 1 else ""
+        why = f"\n  {reason}\n  {log} says more" if reason else ""
+        say(f"{self.role.name} {how}{times}; it is started again{why}")
 
 
 def pause_after(deaths: int) -> float:
@@ -106,31 +131,16 @@ def pause_after(deaths: int) -> float:
     return min(FIRST_PAUSE * 2.0 ** min(deaths - 1, 20), LONGEST_PAUSE)
 
 
+def worth_saying(times: int) -> bool:
+    """Say whether a thing that happened so many times is said once more: at 1, 2, 4, 8…"""
+    return times & (times - 1) == 0
+
+
 def ending(status: int) -> str:
     """Put an exit status in words."""
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"
-
-
-def rotate_logs(logs: Path) -> None:
-    """Begin new logs: what an earlier run wrote stays as <name>.log.1, the last of it."""
-    logs.mkdir(parents=True, exist_ok=True)
-    for log in logs.glob("*.log"):
-        with log.open("rb") as opened:
-            opened.seek(max(0, log.stat().st_size - KEPT_LOG_BYTES))
-            kept = opened.read()
-        log.with_suffix(".log.1").write_bytes(kept)
-        log.unlink()
-
-
-def last_lines(log: Path, count: int = 5) -> str:
-    """Read the end of a log, for an error that the log explains."""
-    if not log.exists():
-        return ""
-    with log.open("rb") as opened:
-        opened.seek(max(0, log.stat().st_size - 8192))
-        return "\n".join(opened.read().decode(errors="replace").splitlines()[-count:])
 
 
 def _open_log(path: Path) -> IO[bytes]:

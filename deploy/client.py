@@ -10,7 +10,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3 import exceptions
+from urllib3.exceptions import (
+    HTTPError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    SSLError,
+)
 
 from shared.errors import RequestRefused, ServiceUnreachable
 
@@ -143,9 +151,21 @@ def is_healthy(url: str) -> bool:
 def _unreachable(url: str, error: HTTPError) -> str:
     reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
     return (
-        f"no answer from {url} ({type(reason).__name__}); "
+        f"no answer from {url}: {_in_words(reason)}; "
         "start it with `illo up`, or say where it is with --url or ILLO_URL"
     )
+
+
+def _in_words(reason: Exception) -> str:
+    words: Mapping[type[Exception], str] = {
+        NameResolutionError: "no machine of that name is known",  # before the kind that it is of
+        NewConnectionError: "nobody listens there",
+        exceptions.TimeoutError: "it takes too long",
+        SSLError: "a secure connection could not be made",
+        ProtocolError: "the connection broke off",
+    }
+    known = (said for kind, said in words.items() if isinstance(reason, kind))
+    return next(known, "the connection failed")
 
 
 def _retry_after(reply: Reply) -> float:
@@ -156,8 +176,9 @@ def _retry_after(reply: Reply) -> float:
 def _refusal(reply: Reply) -> RequestRefused | ServiceUnreachable:
     try:
         problem = json.loads(reply.body)
-        code, lines = str(problem["code"]), [str(problem["detail"])]
-        lines += [f"  {fault['pointer']}: {fault['detail']}" for fault in problem["errors"]]
+        code, said = str(problem["code"]), str(problem["detail"])
+        faults = [fault for fault in problem["errors"] if fault["detail"] != said]
+        lines = [said, *(f"  {fault['pointer']}: {fault['detail']}" for fault in faults)]
     except (ValueError, KeyError, TypeError):
         code, lines = "unknown", [f"it answered {reply.status}, without saying why"]
     if reply.status >= 500:

@@ -2,8 +2,12 @@
 
 import functools
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -49,11 +53,25 @@ def speaks_json(command: Callable[P, R]) -> Callable[P, R]:
     )
 
 
-def print_json(document: Any) -> None:
+def print_json(document: Any, *, err: bool = False) -> None:
     """Print one JSON document on one line."""
-    click.echo(json.dumps(document, ensure_ascii=False))
+    click.echo(json.dumps(document, ensure_ascii=False), err=err)
 
 
 def say(message: str) -> None:
     """Tell a person something, where it does not mix with results."""
     click.echo(message, err=True)
+
+
+def command_line(*words: str, url: str = HERE) -> str:
+    """Write a command for a person to copy: called as this one was, for the service at a URL."""
+    where = [] if url == HERE else ["--url", url]
+    return shlex.join([called_as(sys.argv[0]), *words, *where])
+
+
+def called_as(program: str) -> str:
+    """Say how to call illo again: by its name where the shell finds it, else by its path."""
+    found = shutil.which("illo")
+    if Path(program).name != "illo" or (found and Path(found).resolve() == Path(program).resolve()):
+        return "illo"
+    return program

@@ -1,6 +1,7 @@
 """Draw the example story through real programs, from an empty folder, and leave none behind."""
 
 import json
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -33,14 +34,27 @@ def draw_story(file: Path, out: Path) -> list[DrawnScene]:
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="illo-demo-", ignore_cleanup_errors=True) as data,
-            _illo(Path(data)) as client,
+            _folder() as data,
+            _illo(data) as client,
         ):
             batch = submit_file(client, file)
             wait_for_batch(client, batch["id"])
             return [_drawn(client, scene) for scene in save_batch(client, batch["id"], out)]
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder, kept = Path(tempfile.mkdtemp(prefix="illo-demo-")), False
+    try:
+        yield folder
+    except ServiceUnreachable:
+        kept = True  # the message names logs that lie there
+        raise
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

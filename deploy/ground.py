@@ -4,9 +4,11 @@ import socket
 import time
 from collections.abc import Callable
 
-from deploy.children import Nursery, Role, last_lines
-from shared.errors import BadSettings, WeightsMissing
-from shared.settings import Settings
+from deploy.children import Nursery, Role
+from deploy.program_logs import last_complaint
+from shared.errors import BadSettings, WeightsError, WeightsMissing
+from shared.scenes import Weights
+from shared.settings import Settings, require_loopback
 from shared.signals import EndWishes
 
 PORT_FREE_WITHIN = 6.0  # seconds; another program may be ending
@@ -27,17 +29,36 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def api_port(settings: Settings) -> int:
+def require_usable(settings: Settings) -> Weights | None:
+    """Say which weights will be drawn with; None means tiny ones that have yet to be made.
+
+    Raises BadSettings if nothing could be drawn with these settings, or others could reach it.
+    """
+    from shared.wiring import served_weights
+
+    require_loopback(settings)
+    if settings.weights == "tiny" and not (settings.weights_directory / "manifest.json").exists():
+        return None
+    try:
+        return served_weights(settings)
+    except WeightsError as error:
+        raise BadSettings(f"ILLO_WEIGHTS: {error}") from None
+
+
+def api_port(settings: Settings, say: Callable[[str], None]) -> int:
     """Choose the API's port; raises BadSettings if the wished one stays taken."""
     if settings.port == 0:
         return free_ports(1)[0]
-    patience = time.monotonic() + PORT_FREE_WITHIN
+    patience, told = time.monotonic() + PORT_FREE_WITHIN, False
     while fault := _why_taken(settings):
         if time.monotonic() > patience:
             raise BadSettings(
                 f"PORT: {settings.port} cannot be listened on ({fault}); "
                 "choose another with --port, or --port 0 for any free one"
             )
+        if not told:
+            told = True
+            say(f"port {settings.port}: {fault}; waiting {PORT_FREE_WITHIN:g} s for it to be free")
         time.sleep(LOOK_EVERY)
     return settings.port
 
@@ -75,7 +96,8 @@ def make_tiny_weights(
         time.sleep(LOOK_EVERY)
     if maker.returncode and not wishes.heard:
         log = nursery.logs / "weights.log"
-        raise WeightsMissing(f"the tiny weights could not be made; see {log}\n{last_lines(log)}")
+        why = last_complaint(log)
+        raise WeightsMissing(f"the tiny weights could not be made; see {log}\n{why}".rstrip())
 
 
 def _why_taken(settings: Settings) -> str | None:

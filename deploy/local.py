@@ -11,18 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.children import Child, Nursery, Role, last_lines, rotate_logs
+from deploy.children import Child, Nursery, Role
 from deploy.client import is_healthy
 from deploy.folder import occupied, write_run_file
-from deploy.ground import (
-    api_port,
-    free_ports,
-    make_push_key,
-    make_tiny_weights,
-)
+from deploy.ground import api_port, free_ports, make_push_key, make_tiny_weights, require_usable
 from deploy.lifeline import Lifeline
+from deploy.program_logs import last_complaint, rotate_logs
 from shared.errors import ServiceUnreachable
-from shared.settings import Settings, require_loopback
+from shared.settings import Settings
 from shared.signals import EndWishes
 
 LOOK_EVERY = 0.05
@@ -52,25 +48,32 @@ class Running:
 
 
 def run_here(
-    settings: Settings, *, announce: Callable[[Running], None], say: Say, verbose: bool = False
+    settings: Settings,
+    *,
+    announce: Callable[[Running], None],
+    draining: Callable[[], None],
+    say: Say,
+    verbose: bool = False,
 ) -> bool:
     """Run everything until SIGINT or SIGTERM, then drain; tell whether draining was let finish.
 
     Call it from the main thread.
-    `announce` is called once, when the API answers. Raises BadSettings, DataInUse, WeightsMissing
-    if the tiny ones cannot be made, or ServiceUnreachable if the API does not come up.
+    `announce` is called once, when the API answers, and `draining` when the end is wished. Raises
+    BadSettings before anything is made if nothing could be drawn, DataInUse, WeightsMissing if the
+    tiny ones cannot be made, or ServiceUnreachable if the API does not come up.
     """
-    require_loopback(settings)
+    require_usable(settings)
     settings = settings.model_copy(update={"data": settings.data.resolve()})
     logs = settings.data / "logs"
     with EndWishes() as wishes, occupied(settings.data) as lock, closing(Lifeline()) as lifeline:
-        settings = settings.model_copy(update={"port": api_port(settings)})
+        settings = settings.model_copy(update={"port": api_port(settings, say)})
         rotate_logs(logs)
         nursery = Nursery(lifeline=lifeline, lock=lock, logs=logs, verbose=verbose)
         make_push_key(settings)
         make_tiny_weights(settings, nursery, wishes, say)
         with _children(settings, nursery, wishes) as children:
             _keep_alive(settings, children, wishes, announce=announce, say=say)
+            draining()
         return not wishes.impatient
 
 
@@ -125,7 +128,6 @@ def _keep_alive(
         if not announced:
             _refuse_dead_start(children[0], settings.data / "logs" / "api.log")
         time.sleep(LOOK_EVERY)
-    say("draining: workers give their jobs back; once more ends everything at once")
 
 
 @contextmanager
@@ -163,4 +165,5 @@ def _running(url: str, children: Sequence[Child]) -> Running:
 
 def _refuse_dead_start(api: Child, log: Path) -> None:
     if api.deaths >= GIVEN_UP_AFTER:
-        raise ServiceUnreachable(f"the API does not start; see {log}\n{last_lines(log)}".rstrip())
+        why = last_complaint(log)
+        raise ServiceUnreachable(f"the API does not start; see {log}\n{why}".rstrip())

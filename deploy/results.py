@@ -1,7 +1,7 @@
 """Save results: images under their names, whole or not at all, and only if they arrived intact."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,29 @@ from deploy.client import Client
 from shared.errors import ResultDamaged
 
 
-def save_images(client: Client, images: list[Any], out: Path, name: str) -> list[Path]:
-    """Save images as OUT/<name>.<ext>, or <name>-<i> if there are several."""
-    return [
-        _save_image(client, image, out / f"{stem}.{_extension(image)}")
-        for image, stem in zip(images, _stems(name, len(images)), strict=True)
-    ]
+def save_images(
+    client: Client, images: list[Any], out: Path, name: str, *, taken: Collection[str] = ()
+) -> list[Path]:
+    """Save images as OUT/<name>.<ext>, or <name>-<i> if there are several.
+
+    One whose name is taken gets a ~ and a number, which no scene's key can have.
+    """
+    names = {each.casefold() for each in taken}
+    saved = []
+    for image, stem in zip(images, _stems(name, len(images)), strict=True):
+        free = free_name(stem, _extension(image), names)
+        names.add(free.casefold())
+        saved.append(_save_image(client, image, out / free))
+    return saved
+
+
+def free_name(stem: str, extension: str, taken: Collection[str]) -> str:
+    """Choose a file name that is not among the taken ones, which are written in lower case."""
+    name, number = f"{stem}.{extension}", 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{stem}~{number}.{extension}"
+    return name
 
 
 def save(path: Path, content: bytes) -> Path:

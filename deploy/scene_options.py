@@ -1,13 +1,23 @@
 """The options that say how a scene is drawn, as fields of a request."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import click
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# What the service chooses for a new drawing; a test holds it against the models of its requests.
+NEW_SCENE: Mapping[str, str] = {
+    "size": "the reference's shape at about a megapixel, else 1024x768",
+    "steps": "28",
+    "guidance": "2.5",
+    "count": "1",
+    "format": "png",
+}
+AS_DRAWN: Mapping[str, str] = dict.fromkeys(NEW_SCENE, "as it was")
 
 
 class Size(click.ParamType[tuple[int, int]]):
@@ -21,23 +31,35 @@ class Size(click.ParamType[tuple[int, int]]):
         """Read the two numbers."""
         if isinstance(value, tuple):
             return value
-        found = re.fullmatch(r"([0-9]{1,5})[x×]([0-9]{1,5})", value)
+        found = re.fullmatch(r"([0-9]{1,5})[xX×]([0-9]{1,5})", value)
         if not found:
             self.fail(f"{value!r} is not like 1024x768", param, ctx)
         return int(found[1]), int(found[2])
 
 
-def scene_options(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command size, steps, guidance, count and format."""
-    for option in (
-        click.option("--format", type=click.Choice(["png", "jpeg", "webp"])),
-        click.option("--count", type=int, help="How many pictures, each with its own seed."),
-        click.option("--guidance", type=float, help="How closely to follow the prompt."),
-        click.option("--steps", type=int, help="Denoising steps."),
-        click.option("--size", type=Size(), help="Like 1024x768."),
-    ):
-        command = option(command)
-    return command
+def scene_options(
+    otherwise: Mapping[str, str],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a command size, steps, guidance, count and format; its help says what holds otherwise.
+
+    The options themselves have no default: what is not given is the service's to choose.
+    """
+
+    def help_of(name: str, text: str) -> str:
+        return f"{text}  [default: {otherwise[name]}]" if name in otherwise else text
+
+    def with_options(command: Callable[P, R]) -> Callable[P, R]:
+        for name, kind, text in (
+            ("format", click.Choice(["png", "jpeg", "webp"]), "How the pictures are encoded."),
+            ("count", click.INT, "How many pictures, each with its own seed."),
+            ("guidance", click.FLOAT, "How closely to follow the prompt."),
+            ("steps", click.INT, "Denoising steps."),
+            ("size", Size(), "Like 1024x768."),
+        ):
+            command = click.option(f"--{name}", type=kind, help=help_of(name, text))(command)
+        return command
+
+    return with_options
 
 
 def scene_fields(size: tuple[int, int] | None, **given: object) -> dict[str, object]:

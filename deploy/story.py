@@ -11,6 +11,8 @@ from deploy.following import follow_batch
 from deploy.progress import Display
 from deploy.results import save, save_images
 
+SHEET, RESULTS = "contact-sheet.png", "results.jsonl"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedScene:
@@ -39,13 +41,12 @@ def wait_for_batch(client: Client, id: str) -> Any:
 def save_batch(client: Client, id: str, out: Path) -> list[SavedScene]:
     """Save a batch's images, its contact sheet and results.jsonl; return what every scene has."""
     lines = client.get(f"/v1/batches/{id}/results.jsonl").body
-    scenes = [
-        SavedScene(
-            result=result, files=tuple(save_images(client, result["images"], out, result["key"]))
-        )
-        for result in map(json.loads, lines.splitlines())
-    ]
-    save(out / "results.jsonl", lines)
+    taken, scenes = {SHEET, RESULTS}, []
+    for result in map(json.loads, lines.splitlines()):
+        files = save_images(client, result["images"], out, result["key"], taken=taken)
+        taken.update(file.name for file in files)
+        scenes.append(SavedScene(result=result, files=tuple(files)))
+    save(out / RESULTS, lines)
     if any(scene.files for scene in scenes):
-        save(out / "contact-sheet.png", client.get(f"/v1/batches/{id}/contact-sheet.png").body)
+        save(out / SHEET, client.get(f"/v1/batches/{id}/contact-sheet.png").body)
     return scenes

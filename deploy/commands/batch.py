@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.console import Ending, print_json, say, speaks_to_service
+from deploy.arguments import out_option
+from deploy.console import Ending, command_line, print_json, say, speaks_to_service
 
 if TYPE_CHECKING:
     from deploy.client import Client
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default="out",
-              show_default=True, help="Where to save the pictures.")  # fmt: skip
+@out_option(default="out", help="Where to save the pictures.")
 @speaks_to_service
 def batch(client: "Client", file: Path, out: Path, as_json: bool) -> int:
     """Draw the scenes of FILE, a batch in YAML or JSON.
 
     References may be paths relative to the file. Results are OUT/<key>.<ext>,
-    OUT/contact-sheet.png and OUT/results.jsonl.
+    OUT/contact-sheet.png and OUT/results.jsonl; a picture whose name is taken
+    gets another, with a ~ and a number.
     """
     from deploy.story import submit_file
 
@@ -31,16 +32,12 @@ def batch(client: "Client", file: Path, out: Path, as_json: bool) -> int:
 
 def see_through(client: "Client", id: str, out: Path | None, *, as_json: bool) -> int:
     """Follow a batch to its end, save and print its results, and say how the command ends."""
+    from deploy.leaving import coming_back
     from deploy.story import wait_for_batch
 
-    try:
+    with coming_back(client, id, out):
         ended = wait_for_batch(client, id)
-    except KeyboardInterrupt:
-        back = f" -o {out}" if out else ""
-        say(f"\n{id} goes on without you. Come back with:\n  illo status {id} --wait{back}")
-        say(f"or end it with:\n  illo cancel {id}")
-        return Ending.INTERRUPTED
-    return finish_batch(client, ended, out, as_json=as_json)
+        return finish_batch(client, ended, out, as_json=as_json)
 
 
 def finish_batch(
@@ -64,5 +61,5 @@ def finish_batch(
     if ended["status"] == "completed":
         return Ending.DONE
     say(f"{ended['id']}: {ended['status'].replace('_', ' ')}; draw again what is missing with:")
-    say(f"  illo reprocess {ended['id']} --failed")
+    say(f"  {command_line('reprocess', ended['id'], '--failed', url=client.url)}")
     return Ending.JOB_FAILED

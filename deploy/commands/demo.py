@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.console import Ending, print_json, say, speaks_json
+from deploy.arguments import out_option
+from deploy.console import Ending, command_line, print_json, say, speaks_json
 
 if TYPE_CHECKING:
     from deploy.demo import DrawnScene
@@ -14,47 +15,66 @@ STORY = Path("examples/storm.yaml")
 
 GO_ON = """
 Go on with:
-  illo up                                   # the service, until Ctrl-C
-  illo batch examples/storm.yaml -o out/    # in another terminal: this story again
+  {up:44}  # the service, until Ctrl-C
+  {batch:44}  # in another terminal: this story again
   curl http://127.0.0.1:8080/v1/jobs -H 'Content-Type: application/json' \\
-       -d '{"prompt": "Mia flies a kite", "width": 512, "height": 384}'
+       -d '{{"prompt": "Mia flies a kite", "width": 512, "height": 384}}'
   curl http://127.0.0.1:8080/v1/jobs        # how it stands"""
 
 
 @click.command()
-@click.argument(
-    "story", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=STORY
-)
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default="out",
-              show_default=True, help="Where to save the pictures.")  # fmt: skip
+@click.argument("story", type=click.Path(path_type=Path), default=STORY)
+@out_option(default="out", help="Where to save the pictures.")
 @speaks_json
 def demo(story: Path, out: Path, as_json: bool) -> int:
     """Draw a story of six scenes with an illo of its own, and show the pictures.
 
     Ends with 0 only if every scene was drawn.
     """
+    from deploy.batch_file import read_batch_file
     from deploy.demo import draw_story
 
-    say(f"drawing {story} with tiny weights: they know nothing, so the pictures are abstract")
+    _require_story(story)
+    read_batch_file(story)  # before anything is started
+    say(f"drawing {story} with {_weights()}")
     scenes = draw_story(story, out)
     if as_json:
         print_json([_row(scene) for scene in scenes])
     else:
-        _tell(scenes, out)
+        _tell(scenes, story, out)
     drawn = all(scene.files and scene.job["status"] == "succeeded" for scene in scenes)
     return Ending.DONE if scenes and drawn else Ending.JOB_FAILED
 
 
-def _tell(scenes: "list[DrawnScene]", out: Path) -> None:
+def _require_story(story: Path) -> None:
+    if story.is_file():
+        return
+    if story == STORY:
+        raise click.UsageError(
+            f"{STORY} is not here: go to illo's repository, or name a batch file of your own"
+        )
+    raise click.BadParameter(f"there is no file {str(story)!r}", param_hint="STORY")
+
+
+def _weights() -> str:
+    from deploy.ground import require_usable
+    from shared.settings import Settings, process_environment, require_loopback
+
+    settings = Settings.read(process_environment())
+    if settings.weights == "tiny":
+        require_loopback(settings)
+        return "tiny weights: they know nothing, so the pictures are abstract"
+    found = require_usable(settings)
+    return f"the weights in {settings.weights}" + (f": {found.label}" if found else "")
+
+
+def _tell(scenes: "list[DrawnScene]", story: Path, out: Path) -> None:
     from deploy.tables import print_table
 
-    rows = [_row(scene) for scene in scenes]
-    print_table(
-        ("scene", "status", "attempt", "seconds", "file"),
-        [(*list(row.values())[:-1], ", ".join(row["files"])) for row in rows],
-    )
+    print_table([{**_row(scene), "files": ", ".join(map(str, scene.files))} for scene in scenes])
     click.echo(f"The story on one page: {out / 'contact-sheet.png'}")
-    click.echo(GO_ON)
+    again = command_line("batch", str(story), "-o", str(out))
+    click.echo(GO_ON.format(up=command_line("up"), batch=again))
 
 
 def _row(scene: "DrawnScene") -> dict[str, Any]:

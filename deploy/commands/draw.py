@@ -1,12 +1,13 @@
 """`illo draw`: have one prompt drawn and save the pictures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.arguments import out_option
 from deploy.console import Ending, print_json, say, speaks_to_service
-from deploy.scene_options import scene_fields, scene_options
+from deploy.scene_options import NEW_SCENE, scene_fields, scene_options
 
 if TYPE_CHECKING:
     from deploy.client import Client
@@ -15,11 +16,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt")
 @click.option("-r", "--reference", "references", multiple=True,
-              help="A picture to keep to, or the id of an uploaded one.")  # fmt: skip
-@scene_options
+              help="A picture to keep to, or the id of an uploaded one; repeatable.")  # fmt: skip
+@scene_options(NEW_SCENE)
 @click.option("--seed", type=int, help="The same seed gives the same picture.")
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default="out",
-              show_default=True, help="Where to save the pictures.")  # fmt: skip
+@out_option(default="out", help="Where to save the pictures.")
 @speaks_to_service
 def draw(
     client: "Client",
@@ -31,28 +31,35 @@ def draw(
     **given: object,
 ) -> int:
     """Draw PROMPT and save the pictures as OUT/<job id>.<ext>."""
-    from deploy.following import follow_job
-    from deploy.progress import Display
-
     fields = scene_fields(size, prompt=prompt, **given)
     fields["references"] = [_asset(client, name) for name in references]
     job = client.post("/v1/jobs", fields).json()
     say(job["id"])
-    try:
-        with Display() as display:
-            job = follow_job(client, job["id"], display.show)
-    except KeyboardInterrupt:
-        return _left(job["id"], out)
-    return finish_job(client, job, out, as_json=as_json)
+    return see_job_through(client, job["id"], out, as_json=as_json)
 
 
-def finish_job(client: "Client", job: dict[str, object], out: Path | None, *, as_json: bool) -> int:
+def see_job_through(client: "Client", id: str, out: Path | None, *, as_json: bool) -> int:
+    """Follow a job to its end, save and print its pictures, and say how the command ends."""
+    from deploy.leaving import coming_back
+
+    with coming_back(client, id, out):
+        return finish_job(client, wait_for_job(client, id), out, as_json=as_json)
+
+
+def wait_for_job(client: "Client", id: str) -> Any:
+    """Show a job's progress until it has ended; return it."""
+    from deploy.following import follow_job
+    from deploy.progress import Display
+
+    with Display() as display:
+        return follow_job(client, id, display.show)
+
+
+def finish_job(client: "Client", job: dict[str, Any], out: Path | None, *, as_json: bool) -> int:
     """Save an ended job's pictures, print where they are, and say how the command ends."""
     from deploy.results import save_images
 
-    images = job["images"]
-    assert isinstance(images, list)
-    files = save_images(client, images, out, str(job["id"])) if out else []
+    files = save_images(client, job["images"], out, job["id"]) if out else []
     if as_json:
         print_json({**job, "files": [str(file) for file in files]})
     else:
@@ -61,7 +68,6 @@ def finish_job(client: "Client", job: dict[str, object], out: Path | None, *, as
     if job["status"] == "succeeded":
         return Ending.DONE
     error = job["error"]
-    assert isinstance(error, dict | None)
     say(f"{job['id']} {job['status']}" + (f": {error['message']}" if error else ""))
     return Ending.JOB_FAILED
 
@@ -71,12 +77,8 @@ def _asset(client: "Client", name: str) -> str:
 
     if is_asset(name):
         return name
+    if Path(name).is_dir():
+        raise click.BadParameter(f"{name!r} is a folder", param_hint="--reference")
     if not Path(name).is_file():
         raise click.BadParameter(f"there is no file {name!r}", param_hint="--reference")
     return str(client.upload(Path(name))["id"])
-
-
-def _left(id: str, out: Path) -> Ending:
-    say(f"\n{id} goes on without you. Come back with:\n  illo status {id} --wait -o {out}")
-    say(f"or end it with:\n  illo cancel {id}")
-    return Ending.INTERRUPTED

@@ -1,14 +1,16 @@
 """`illo status`, `illo jobs` and `illo cancel`: look at what was submitted, and end it."""
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.arguments import Id, out_option
 from deploy.commands.batch import finish_batch, see_through
-from deploy.commands.draw import finish_job
-from deploy.console import Ending, print_json, speaks_to_service
+from deploy.commands.draw import finish_job, see_job_through, wait_for_job
+from deploy.console import Ending, print_json, say, speaks_to_service
 
 if TYPE_CHECKING:
     from deploy.client import Client
@@ -19,19 +21,18 @@ BAD_ENDS = frozenset({"failed", "canceled", "completed_with_failures"})
 
 
 @click.command()
-@click.argument("id")
+@click.argument("id", type=Id("job", "bat"))
 @click.option("--wait", is_flag=True, help="Follow it to its end.")
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Save what it drew there.")  # fmt: skip
+@out_option(help="Save what it drew there.")
 @speaks_to_service
 def status(client: "Client", id: str, wait: bool, out: Path | None, as_json: bool) -> int:
     """Show the job or batch ID. Ends with 1 if it has failed or was canceled."""
-    if id.startswith(BATCH):
-        if wait:
-            return see_through(client, id, out, as_json=as_json)
-        found = client.get(f"/v1/batches/{id}").json()
-    else:
-        found = _wait_for_job(client, id) if wait else client.get(f"/v1/jobs/{id}").json()
+    if wait and id.startswith(BATCH):
+        return see_through(client, id, out, as_json=as_json)
+    if wait and out:
+        return see_job_through(client, id, out, as_json=as_json)
+    kind = "batches" if id.startswith(BATCH) else "jobs"
+    found = wait_for_job(client, id) if wait else client.get(f"/v1/{kind}/{id}").json()
     if out:
         finish = finish_batch if id.startswith(BATCH) else finish_job
         return finish(client, found, out, as_json=as_json)
@@ -41,7 +42,7 @@ def status(client: "Client", id: str, wait: bool, out: Path | None, as_json: boo
 
 @click.command()
 @click.option("--status", type=click.Choice(STATUSES))
-@click.option("--batch", help="Only the jobs of this batch.")
+@click.option("--batch", type=Id("bat"), help="Only the jobs of this batch.")
 @click.option("--metadata", metavar="KEY=VALUE", help="Only jobs that carry this pair.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @speaks_to_service
@@ -66,28 +67,22 @@ def jobs(
     found = list(islice(client.pages("/v1/jobs", query), limit))
     if as_json:
         print_json({"object": "list", "data": found})
+    elif found:
+        rows = list(_rows(found))
+        print_table(rows, whole=("job", "batch", "status"), spare=("prompt", "created", "attempt"))
     else:
-        headings = ("job", "status", "attempt", "scene", "created", "prompt")
-        print_table(headings, [_row(job) for job in found])
+        say("no jobs")
     return Ending.DONE
 
 
 @click.command()
-@click.argument("id")
+@click.argument("id", type=Id("job", "bat"))
 @speaks_to_service
 def cancel(client: "Client", id: str, as_json: bool) -> int:
     """Cancel the job or batch ID; what has ended stays as it is."""
     kind = "batches" if id.startswith(BATCH) else "jobs"
     _tell(client.post(f"/v1/{kind}/{id}/cancel").json(), as_json=as_json)
     return Ending.DONE
-
-
-def _wait_for_job(client: "Client", id: str) -> Any:
-    from deploy.following import follow_job
-    from deploy.progress import Display
-
-    with Display() as display:
-        return follow_job(client, id, display.show)
 
 
 def _tell(found: Any, *, as_json: bool) -> None:
@@ -105,9 +100,8 @@ def _tell_job(job: Any) -> None:
     what, detail, _ = job_line(job)
     click.echo(f"{job['id']}  {' '.join(filter(None, (what, detail)))}")
     drawn = job["input"]
-    click.echo(
-        f"  {drawn['width']}x{drawn['height']}, {drawn['steps']} steps, seed {drawn['seed']}"
-    )
+    steps = "1 step" if drawn["steps"] == 1 else f"{drawn['steps']} steps"
+    click.echo(f"  {drawn['width']}x{drawn['height']}, {steps}, seed {drawn['seed']}")
     for moment in job["timeline"]:
         click.echo(f"  {moment['at']}  {moment['event']}  (attempt {moment['attempt']})")
     if job["cancel_requested_at"] and job["status"] == "running":
@@ -122,8 +116,16 @@ def _tell_batch(batch: Any) -> None:
     click.echo(f"  {counts}; {batch['stale']} stale")
 
 
-def _row(job: Any) -> tuple[object, ...]:
-    scene = job["batch"]["scene"] if job["batch"] else None
-    prompt = job["input"]["prompt"].replace("\n", " ")
-    short = prompt if len(prompt) <= 48 else prompt[:47] + "…"
-    return job["id"], job["status"], job["attempt"], scene, job["created_at"][:19], short
+def _rows(found: list[Any]) -> Iterator[dict[str, object]]:
+    batched = any(job["batch"] for job in found)
+    for job in found:
+        place = job["batch"] or {"id": None, "scene": None}
+        prompt = job["input"]["prompt"].replace("\n", " ")
+        yield {
+            "job": job["id"],
+            "status": job["status"],
+            "attempt": job["attempt"],
+            **({"batch": place["id"], "scene": place["scene"]} if batched else {}),
+            "created": job["created_at"][:19],
+            "prompt": prompt if len(prompt) <= 48 else prompt[:47] + "…",
+        }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.console import Ending, print_json, say, speaks_to_service
+from deploy.console import Ending, command_line, print_json, say, speaks_to_service
 
 if TYPE_CHECKING:
     from deploy.client import Client
@@ -19,6 +19,8 @@ LOOK_EVERY = 0.5  # seconds
 @speaks_to_service
 def queue(client: "Client", wish: str | None, reason: str, as_json: bool) -> int:
     """Show the queue, or pause it, resume it, or drain it: pause, then wait for what is drawn."""
+    if reason and wish not in ("pause", "drain"):
+        raise click.UsageError("--reason goes with `pause` or `drain`")
     if wish == "resume":
         client.post("/v1/queue/resume")
     elif wish is not None:
@@ -26,6 +28,8 @@ def queue(client: "Client", wish: str | None, reason: str, as_json: bool) -> int
         client.post("/v1/queue/pause", {"reason": why})
     if wish == "drain":
         _wait_until_idle(client)
+        again = command_line("queue", "resume", url=client.url)
+        say(f"nothing is being drawn; `{again}` goes on")
     overview = client.get("/v1/queue").json()
     if as_json:
         print_json(overview)
@@ -44,7 +48,6 @@ def _wait_until_idle(client: "Client") -> None:
             drawn = "1 job is" if left == 1 else f"{left} jobs are"
             display.show(f"{drawn} still being drawn", "", 1 - left / most)
             time.sleep(LOOK_EVERY)
-    say("nothing is being drawn; `illo queue resume` goes on")
 
 
 def _tell(overview: Any) -> None:

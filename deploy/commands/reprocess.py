@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.arguments import Id, out_option
 from deploy.commands.batch import see_through
 from deploy.console import Ending, print_json, say, speaks_to_service
-from deploy.scene_options import scene_fields, scene_options
+from deploy.scene_options import AS_DRAWN, scene_fields, scene_options
 
 if TYPE_CHECKING:
     from deploy.client import Client
@@ -16,18 +17,17 @@ UNDONE = ["failed", "canceled"]
 
 
 @click.command()
-@click.argument("batch")
+@click.argument("batch", type=Id("bat"))
 @click.option("--failed", is_flag=True, help="Scenes that failed or were canceled.")
 @click.option("--stale", is_flag=True, help="Scenes that changed since they were drawn.")
 @click.option("--all", "everything", is_flag=True, help="Every scene.")
 @click.option("--scene", "keys", multiple=True, metavar="KEY", help="This scene; repeatable.")
-@scene_options
+@scene_options(AS_DRAWN)
 @click.option("--seed", type=click.Choice(["keep", "new", "increment"]), default="keep",
               show_default=True, help="What becomes of each scene's seed.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Also draw what did not change.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be drawn.")
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Where to save the batch's results.")  # fmt: skip
+@out_option(help="Where to save the batch's results.")
 @click.option("--wait/--no-wait", default=True, help="Whether to follow it to its end.")
 @speaks_to_service
 def reprocess(
@@ -90,6 +90,7 @@ def _tell(answer: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _sentence(answer: dict[str, Any]) -> str:
-    selected, skipped = answer["selected"], len(answer["skipped"])
-    verb = "would be" if answer["dry_run"] else "are"
-    return f"{selected} selected, {skipped} skipped: {selected - skipped} {verb} drawn again"
+    selected, skipped = answer["selected"], len(answer["skipped"])  # apart from each other
+    scenes, verb = ("scene", "is") if selected == 1 else ("scenes", "are")
+    verb = "would be" if answer["dry_run"] else verb
+    return f"{selected} {scenes} {verb} drawn again, {skipped} skipped"

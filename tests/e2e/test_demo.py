@@ -55,6 +55,8 @@ def test_the_demo_draws_every_scene_in_its_size_and_leaves_nothing_running(tmp_p
     assert all(key in shown for key in sizes_in(STORY))
     assert "drawing p1-evening" in said
     assert "illo up" in shown
+    assert "tiny weights" in said
+    assert "draining" not in said  # nobody is there to press Ctrl-C once more
     assert programs_of(demo.pid) == []
 
 

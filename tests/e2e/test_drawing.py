@@ -1,7 +1,9 @@
 """One illo, real processes, real pictures: what a person sees of it."""
 
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,16 @@ def test_forged_pushes_touch_nothing(service: Service) -> None:
         )
         assert answer.status == 401
     assert service.get(f"/v1/jobs/{job['id']}") == before
+
+
+def test_half_sent_requests_do_not_keep_others_out(service: Service) -> None:
+    ports = (int(service.url.rsplit(":", 1)[1]), _worker_port(service))
+    with ExitStack() as idle:
+        for port in ports:
+            for _ in range(150):
+                opened = idle.enter_context(socket.create_connection(("127.0.0.1", port)))
+                opened.sendall(b"POST /push HTTP/1.1\r\nHost: localhost\r\n")
+        assert drawn(service, steps=1)["status"] == "succeeded"
 
 
 def _worker_port(service: Service) -> int:

@@ -32,9 +32,47 @@ def test_yaml_and_json_are_the_same(tmp_path: Path) -> None:
     assert read_batch_file(written(tmp_path, json.dumps(body))) == body
 
 
-def test_what_looks_like_a_date_stays_as_it_is_written(tmp_path: Path) -> None:
-    body = read_batch_file(written(tmp_path, "title: 2026-03-01\nscenes: []"))
-    assert body["title"] == "2026-03-01"
+@pytest.mark.parametrize(
+    "content",
+    [
+        "scenes: &a [*a]",
+        "scenes: []\ntitle: &a {b: *a}",
+        "scenes: []\n2026-03-01: &a {? {b: c} : d}",
+        "scenes: " + "[" * 5000 + "]" * 5000,
+    ],
+    ids=["circle", "circle of mappings", "a mapping as a key", "deep"],
+)
+def test_what_json_cannot_say_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(BadBatchFile, match=r"story\.yaml"):
+        read_batch_file(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("scenes: []\nscenes: []", 2),
+        ("scenes:\n- key: a\n  prompt: x\n  'key': b", 4),
+        ('{"scenes": [],\n "title": "a",\n "title": "b"}', 3),
+    ],
+)
+def test_a_key_that_is_written_twice_is_refused_with_its_line(
+    tmp_path: Path, content: str, line: int
+) -> None:
+    with pytest.raises(BadBatchFile, match=rf"story\.yaml: line {line}: '\w+' is written twice"):
+        read_batch_file(written(tmp_path, content))
+
+
+def test_a_merged_mapping_may_say_some_of_it_anew(tmp_path: Path) -> None:
+    content = (
+        "scenes:\n- &a {key: a, prompt: x}\n- &b {<<: *a, key: b}\n- {<<: *b, key: c, steps: 4}\n"
+    )
+    scenes = read_batch_file(written(tmp_path, content))["scenes"]
+    assert [(scene["key"], scene["prompt"]) for scene in scenes] == [(k, "x") for k in "abc"]
+
+
+@pytest.mark.parametrize("moment", ["2026-03-01", "2026-13-45", "2026-03-01 12:00:00Z"])
+def test_what_looks_like_a_moment_stays_as_it_is_written(tmp_path: Path, moment: str) -> None:
+    assert read_batch_file(written(tmp_path, f"title: {moment}\nscenes: []"))["title"] == moment
 
 
 @pytest.mark.parametrize("content", ["[", "1", "[]", "{}", "scenes: 1", "a: !!python/none", "\x00"])

@@ -71,7 +71,7 @@ def test_the_service_says_how_long_to_wait(service: FakeService) -> None:
 
 def test_a_stranger_that_is_silent_is_soon_given_up() -> None:
     patience = Patience()
-    with pytest.raises(ServiceUnreachable, match=NOBODY):
+    with pytest.raises(ServiceUnreachable, match=f"{NOBODY}: nobody listens there"):
         patience.client(NOBODY).get("/v1/queue")
     assert 0 < patience.passed <= STRANGER_PATIENCE
 

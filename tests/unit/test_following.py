@@ -38,6 +38,20 @@ def test_a_batch_names_the_scenes_being_drawn_and_their_steps() -> None:
     assert fraction == pytest.approx((2 + 0.5 + 0.25) / 4)
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ({"reason": "a worker is starting: importing 0 %"}, "a worker is starting: importing 0 %"),
+        ({"reason": None}, "waiting for their turn"),
+        (None, "waiting for their turn"),
+    ],
+)
+def test_a_batch_of_which_nothing_is_drawn_says_why(place: Any, words: str) -> None:
+    batch = {"status": "running", "counts": {"queued": 2}}
+    line = batch_line(batch, [], a_job_body("queued", queue=place))
+    assert line == (f"0/2 scenes, {words}", "", 0.0)
+
+
 @pytest.mark.parametrize("status", ["completed", "completed_with_failures", "canceled"])
 def test_an_ended_batch_is_whole(status: str) -> None:
     assert batch_line({"status": status, "counts": {"succeeded": 3}}, []) == ("3/3 scenes", "", 1.0)

@@ -12,21 +12,12 @@ from pathlib import Path
 import pytest
 
 from deploy import folder, ground
-from deploy.children import (
-    KEPT_LOG_BYTES,
-    LONGEST_PAUSE,
-    STEADY_AFTER,
-    Child,
-    Nursery,
-    Role,
-    last_lines,
-    pause_after,
-    rotate_logs,
-)
+from deploy.children import LONGEST_PAUSE, STEADY_AFTER, Child, Nursery, Role, pause_after
 from deploy.folder import occupied, write_run_file
 from deploy.ground import api_port, free_ports
 from deploy.lifeline import Lifeline
 from deploy.local import roles, url_of
+from deploy.program_logs import KEPT_LOG_BYTES, last_complaint, rotate_logs
 from shared.errors import BadSettings, DataInUse
 from shared.settings import Settings, require_loopback
 from shared.signals import EndWishes
@@ -96,7 +87,83 @@ def test_deaths_in_a_row_count_and_a_steady_life_forgives_them(nursery: Nursery)
 def test_what_a_child_says_goes_to_its_log(nursery: Nursery) -> None:
     child = a_child(nursery, "import sys; print('no such folder', file=sys.stderr); sys.exit(1)")
     child.wait(30)
-    assert last_lines(nursery.logs / "api.log") == "no such folder"
+    assert last_complaint(nursery.logs / "api.log") == "no such folder"
+
+
+def what_is_said_of_deaths(nursery: Nursery, lives: list[float], code: str) -> list[str]:
+    child, now, said = a_child(nursery, code), 0.0, []
+    for lived in lives:
+        assert child.wait(30)
+        now += lived
+        child.tend(now, said.append)
+        now += LONGEST_PAUSE
+        child.tend(now, said.append)
+    child.wait(30)
+    return said
+
+
+REFUSING = (
+    "import json, sys; event = {'severity': 'ERROR', 'message': 'm', 'reason': 'a.gguf: damaged'}; "
+    "print(json.dumps(event), file=sys.stderr); sys.exit(3)"
+)
+
+
+@pytest.mark.parametrize("lived", [0.5, STEADY_AFTER + 1], ids=["soon", "after a long load"])
+def test_why_a_program_ends_is_told_once_and_then_ever_less_often(
+    nursery: Nursery, lived: float
+) -> None:
+    said = what_is_said_of_deaths(nursery, [lived] * 5, REFUSING)
+    assert len(said) == 3  # of the first, the second and the fourth
+    assert said[0].startswith("api ended with status 3; it is started again")
+    assert all("a.gguf: damaged" in line for line in said)
+    assert all(str(nursery.logs / "api.log") in line for line in said)
+    assert "4 times" in said[2]
+
+
+def test_what_a_killed_program_said_is_not_why_it_ended(nursery: Nursery) -> None:
+    code = (
+        "import os, sys; print('a warning', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+    )
+    said = what_is_said_of_deaths(nursery, [0.5], code)
+    assert said == ["api was ended by SIGKILL; it is started again"]
+
+
+def test_a_death_without_a_word_after_a_steady_life_is_always_told(nursery: Nursery) -> None:
+    lives = [STEADY_AFTER + 1] * 3
+    assert len(what_is_said_of_deaths(nursery, lives, "import sys; sys.exit(3)")) == 3
+
+
+def test_a_death_of_another_kind_is_told_at_once(nursery: Nursery, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    code = (
+        f"import sys; from pathlib import Path; p = Path({str(count)!r}); "
+        "n = p.stat().st_size if p.exists() else 0; p.write_bytes(b'x' * (n + 1)); "
+        "sys.exit(3 if n < 2 else 4)"
+    )
+    said = what_is_said_of_deaths(nursery, [0.5] * 3, code)
+    assert [line.split(";")[0].split(" (")[0] for line in said] == [
+        "api ended with status 3", "api ended with status 3", "api ended with status 4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("log", "complaint"),
+    [
+        ("", ""),
+        ('{"severity": "INFO", "message": "listening"}\n', ""),
+        ('{"severity": "ERROR", "message": "refused", "reason": "no file"}\n{"severity": "INFO"}\n',
+         "no file"),
+        ('{"severity": "ERROR", "message": "it broke", "exception": "Trace\\nKeyError: 1"}\n',
+         "KeyError: 1"),
+        ('{"severity": "CRITICAL", "message": "hung"}\n', "hung"),
+        ('Warning: old\n{"severity": "INFO"}\n', ""),
+        ('{"severity": "INFO"}\nTraceback\nValueError: 3\n\n', "ValueError: 3"),
+    ],
+)  # fmt: skip
+def test_what_a_log_complains_of_is_found(tmp_path: Path, log: str, complaint: str) -> None:
+    former = '{"severity": "ERROR", "reason": "an earlier life"}\n'
+    (tmp_path / "api.log").write_text(former + log)
+    assert last_complaint(tmp_path / "api.log", since=len(former)) == complaint
 
 
 def test_the_end_of_the_former_logs_is_kept(tmp_path: Path) -> None:
@@ -176,12 +243,31 @@ def test_a_port_that_stays_taken_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BadSettings, match=f"PORT: {port} cannot be listened on"):
-            api_port(Settings.read({"PORT": str(port)}))
-    assert api_port(Settings.read({"PORT": str(port)})) == port
+            api_port(Settings.read({"PORT": str(port)}), lambda _: None)
+    assert api_port(Settings.read({"PORT": str(port)}), pytest.fail) == port
+
+
+def test_a_port_that_is_taken_for_a_moment_is_said_once_to_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    looks = iter(range(3))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        def sleep(_: float) -> None:
+            assert said
+            if next(looks) == 2:
+                taken.close()
+
+        monkeypatch.setattr(ground.time, "sleep", sleep)
+        assert api_port(Settings.read({"PORT": str(port)}), said.append) == port
+    assert len(said) == 1
+    assert f"port {port}" in said[0]
 
 
 def test_port_0_is_any_free_one() -> None:
-    with socket.create_server(("127.0.0.1", api_port(Settings.read({"PORT": "0"})))):
+    with socket.create_server(("127.0.0.1", api_port(Settings.read({"PORT": "0"}), print))):
         pass
 
 
