@@ -19,7 +19,7 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n auto -m "not slow"
-	$(BIN)/pytest -m slow --timeout 900
+	$(BIN)/pytest -m slow -n 2 --dist loadfile --timeout 900 --durations 5
 
 check: lint
 	$(BIN)/pytest -q -n auto -m "not slow"
