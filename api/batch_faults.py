@@ -1,4 +1,4 @@
-"""List what is wrong with a batch, up to a number that people still read."""
+"""List what is wrong with a request, a batch above all, up to a number that people still read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,39 +6,102 @@ from typing import Any
 from pydantic import ValidationError, ValidatorFunctionWrapHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from api.problems import Fault, Refusal, invalid, pointer
+from api.problems import MOST_FAULTS, Fault, Refusal, and_more, invalid, pointer
 
-MOST_FAULTS = 100
+LONGEST_QUOTE = 64
+UNLISTED = "unlisted"  # the type of an error that says how many more there are
+# No control characters but tab and newline. As a pattern it stands in the description, too.
+PLAIN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
+CHUNK = 100  # scenes that are validated at once: all of their errors are made, and most forgotten
+
+
+def faults_of(error: ValidationError, document: object) -> list[Fault]:
+    """List what a validation found wrong, by pointers into the document, and count what is left."""
+    found = error.errors(include_url=False, include_input=False)
+    counted = [fault for fault in found if fault["type"] == UNLISTED]
+    listed = [fault for fault in found if fault["type"] != UNLISTED]
+    faults = [
+        Fault(pointer=_pointer(fault["loc"], document), detail=_detail(fault))
+        for fault in listed[:MOST_FAULTS]
+    ]
+    more = len(listed) - len(faults) + sum(fault["ctx"]["count"] for fault in counted)
+    where = _pointer(counted[0]["loc"], document) if counted else ""
+    return [*faults, and_more(more, under=where)] if more else faults
+
+
+def quoted(name: object) -> str:
+    """Repeat a caller's word, as much of it as one reads."""
+    text = str(name)
+    return repr(text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "…")
 
 
 def refused(faults: Sequence[Fault], *, under: str) -> Refusal:
     """Refuse a request for its faults; the last one says how many more there are."""
-    distinct = list(dict.fromkeys(faults))
-    more = len(distinct) - MOST_FAULTS
-    if more <= 0:
-        return invalid(distinct)
-    rest = Fault(pointer=pointer(under), detail=_and_more(more))
-    return invalid([*distinct[:MOST_FAULTS], rest])
+    return invalid(list(dict.fromkeys(faults)), under=pointer(under))
 
 
 def at_most_some_faults(given: object, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Validate a long list, and raise the first faults if there are many."""
-    try:
+    """Validate a long list, and raise the first faults, and how many more there are."""
+    if not isinstance(given, list) or not given:
         return validate(given)
-    except ValidationError as error:
-        more = error.error_count() - MOST_FAULTS
-        if more <= 0:
-            raise
-        first = error.errors(include_url=False, include_context=False)[:MOST_FAULTS]
-        told = [_again(fault["type"], fault["msg"], fault["loc"]) for fault in first]
-        told.append(_again("more", _and_more(more), ()))
-        raise ValidationError.from_exception_data(error.title, told, hide_input=True) from None
+    validated: list[Any] = []
+    told: list[InitErrorDetails] = []
+    more = 0
+    for start in range(0, len(given), CHUNK):
+        try:
+            validated += validate(given[start : start + CHUNK])
+        except ValidationError as error:
+            first = _first(error, MOST_FAULTS - len(told), start)
+            told += first
+            more += error.error_count() - len(first)
+    if more:
+        told.append(_unlisted(more))
+    if told:
+        raise ValidationError.from_exception_data("scenes", told, hide_input=True)
+    return validated
 
 
-def _again(kind: str, message: str, where: tuple[int | str, ...]) -> InitErrorDetails:
-    same = PydanticCustomError(kind, "{message}", {"message": message})
-    return InitErrorDetails(type=same, loc=where, input=None)
+def _first(error: ValidationError, count: int, start: int) -> list[InitErrorDetails]:
+    if not count:
+        return []
+    found = error.errors(include_url=False, include_input=False)[:count]
+    return [_again(fault, start) for fault in found]
 
 
-def _and_more(count: int) -> str:
-    return f"and {count:,} more {'fault' if count == 1 else 'faults'}, not listed"
+def _again(fault: Any, start: int) -> InitErrorDetails:
+    place, *inside = fault["loc"]
+    # as it was, but counted from the list's beginning and not the chunk's
+    said = {"message": fault["msg"], "pattern": fault.get("ctx", {}).get("pattern")}
+    same = PydanticCustomError(fault["type"], "{message}", said)
+    return InitErrorDetails(type=same, loc=(start + place, *inside), input=None)
+
+
+def _unlisted(count: int) -> InitErrorDetails:
+    kind = PydanticCustomError(UNLISTED, "and {count} more", {"count": count})
+    return InitErrorDetails(type=kind, loc=(), input=None)
+
+
+def _pointer(where: Sequence[str | int], document: object) -> str:
+    # pydantic also names branches of unions and "[key]", which are no part of the document
+    parts: list[str | int] = []
+    here: Any = document
+    for place, part in enumerate(where):
+        inside = (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        )
+        if inside:
+            parts.append(part)
+            here = here[part]
+        elif isinstance(here, dict) and place == len(where) - 1 and part != "[key]":
+            parts.append(part)
+    return pointer(*parts)
+
+
+def _detail(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return f"there is no field {quoted(fault['loc'][-1])}"
+    if fault["type"] == "missing":
+        return "required"
+    if fault.get("ctx", {}).get("pattern") == PLAIN:
+        return "control characters other than newline and tab are not allowed"
+    return str(fault["msg"]).removeprefix("Value error, ")

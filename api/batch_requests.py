@@ -1,19 +1,19 @@
 """What a request about a batch may say."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, WrapValidator
+from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator
 
 from api.batch_faults import at_most_some_faults
 from api.requests import (
     Count,
     FormatName,
+    FromDigits,
     Guidance,
     Metadata,
     PageQuery,
     PriorityName,
     Prompt,
-    QueryNumber,
     References,
     Seed,
     Side,
@@ -27,13 +27,22 @@ from shared.scenes import ImageFormat
 from shared.vocabulary import Priority
 
 MOST_SCENES = 10_000
-LARGEST_BATCH = 96 * 1024 * 1024  # 10,000 prompts of 4,000 characters, in UTF-8
+# 10,000 prompts of 4,000 characters that take 3 bytes each, as Chinese does, and what is around
+# them. The server itself takes 128 MiB, and answers without a problem beyond that.
+LARGEST_BATCH = 127 * 1024 * 1024
 
 
 def _not_dots(key: str) -> str:
     if not key.strip("."):
         raise ValueError("a key becomes a file's name, so it cannot be dots alone")
     return key
+
+
+def _not_too_many(scenes: object) -> object:
+    # pydantic would read them all before it counts
+    if isinstance(scenes, list) and len(scenes) > MOST_SCENES:
+        raise ValueError(f"{len(scenes):,} scenes; at most {MOST_SCENES:,}")
+    return scenes
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -103,12 +112,15 @@ class BatchDefaults(SharedFields):
 class BatchRequest(Strict):
     """Scenes that belong together."""
 
+    most_values: ClassVar[int] = 40 * MOST_SCENES  # a scene that says everything has 34
+
     title: Annotated[Text, Field(max_length=200)] = ""
     defaults: BatchDefaults = BatchDefaults()
     scenes: Annotated[
         list[SceneEntry],
         Field(min_length=1, max_length=MOST_SCENES),
         WrapValidator(at_most_some_faults),
+        BeforeValidator(_not_too_many),
     ]
     metadata: Metadata = Field(default={}, description="Your own words, kept with the batch.")
 
@@ -124,6 +136,8 @@ class Selection(Strict):
 
 class ReprocessRequest(Strict):
     """Draw selected scenes again; every run adds a take."""
+
+    most_values: ClassVar[int] = MOST_SCENES + 1000
 
     select: Selection
     overrides: SceneOverrides = SceneOverrides()
@@ -141,4 +155,4 @@ class ScenesQuery(PageQuery):
 class SheetQuery(Strict):
     """Which page of a contact sheet."""
 
-    page: Annotated[QueryNumber, Field(ge=1, le=MOST_SCENES)] = 1
+    page: Annotated[int, Field(ge=1, le=MOST_SCENES), FromDigits] = 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from api.batch_faults import refused
 from api.batch_requests import BatchRequest, SceneEntry
@@ -15,6 +15,7 @@ from shared.scenes import Scene, Weights
 
 LONGEST_PROMPT = 4000
 SIDES = frozenset({"width", "height"})
+MOST_METADATA = 16  # that a job has
 
 Source = Mapping[str, object]  # what was said of a scene, as JSON, without what was left out
 
@@ -38,6 +39,8 @@ def plan_scenes(
     for position, entry in enumerate(request.scenes):
         source = entry.model_dump(mode="json", exclude_unset=True, exclude={"key"})
         seed = scene_seed(request.defaults.seed.policy, base, key=entry.key, position=position)
+        much = much_metadata({**defaults, **source}, request.metadata)
+        faults += [_placed(fault, source, position) for fault in much]
         try:
             scene = read_scene(source, defaults, around, seed=seed)
         except SceneRefused as unfit:
@@ -67,6 +70,19 @@ def read_scene(source: Source, defaults: Source, around: Surroundings, *, seed: 
         max_pixels=around.max_pixels,
         seed=seed,
     )
+
+
+def much_metadata(said: Source, metadata: Mapping[str, str]) -> list[Fault]:
+    """List the fault if a scene's metadata and its batch's are more than a job may have.
+
+    `said` is what the scene says, the defaults with it.
+    """
+    own = cast(Mapping[str, str], said.get("metadata", {}))
+    together = len({**metadata, **own})
+    if together <= MOST_METADATA:
+        return []
+    detail = f"{together} entries together with the batch's metadata; at most {MOST_METADATA}"
+    return [Fault(pointer=pointer("metadata"), detail=detail)]
 
 
 def source_of_defaults(request: BatchRequest) -> Source:

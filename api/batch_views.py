@@ -1,5 +1,7 @@
 """Read batches and their scenes, and show them as they stand."""
 
+import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -82,7 +84,8 @@ def page_of_scenes(
     query: ScenesQuery, batch: Batch, service: Service
 ) -> tuple[list[SceneBody], str | None]:
     """Show a page of scenes in order, and say where the next one begins; raises BadCursor."""
-    after = _read_cursor(query.cursor)
+    of = f"{batch.id}\0{query.status or ''}"
+    after = _read_cursor(query.cursor, of=of)
     found: list[BatchScene] = []
     takes: dict[str, list[Take]] = {}
     while len(found) <= query.limit:
@@ -95,7 +98,7 @@ def page_of_scenes(
         found += [scene for scene in page if _has_status(theirs.get(scene.key, ()), query.status)]
     shown, more = found[: query.limit], len(found) > query.limit
     bodies = [_scene_body(scene, takes.get(scene.key, ()), service) for scene in shown]
-    return bodies, f"after-{shown[-1].position}" if more else None
+    return bodies, _cursor(shown[-1].position, of=of) if more else None
 
 
 def show_scene(scene: BatchScene, service: Service) -> SceneTakesBody:
@@ -111,6 +114,8 @@ def show_scene(scene: BatchScene, service: Service) -> SceneTakesBody:
 def stale_keys(batch: Batch, service: Service) -> Iterator[str]:
     """List the scenes that now want another picture than their accepted one."""
     takes = takes_by_key(service.backends.jobs, batch.id)
+    if not any(take.status is Status.SUCCEEDED for them in takes.values() for take in them):
+        return  # nothing is accepted, so nothing differs from it
     for scene in all_scenes(service.backends.batches, batch.id):
         if is_stale(scene, takes.get(scene.key, ()), weights=service.weights):
             yield scene.key
@@ -171,11 +176,16 @@ def _body(
     )
 
 
-def _read_cursor(cursor: str | None) -> int:
+def _cursor(position: int, *, of: str) -> str:
+    digest = hashlib.sha256(f"{of}\0{position}".encode()).hexdigest()[:16]
+    return f"{position}-{digest}"
+
+
+def _read_cursor(cursor: str | None, *, of: str) -> int:
     if cursor is None:
         return -1
-    word, _, position = cursor.partition("-")
-    if word != "after" or not (position.isascii() and position.isdigit()) or len(position) > 9:
+    position = cursor.partition("-")[0]
+    if not re.fullmatch("[0-9]{1,9}", position) or cursor != _cursor(int(position), of=of):
         raise BadCursor("not a cursor of this list")
     return int(position)
 

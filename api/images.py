@@ -38,7 +38,7 @@ def show_artifact(
 ) -> Answer:
     """Answer with an artifact's bytes, with 302 where the backend serves them, or with 304."""
     caching = {"ETag": f'"{sha256}"', "Cache-Control": FOREVER}
-    if parse_etags(headers.get("If-None-Match")).contains(sha256):
+    if parse_etags(headers.get("If-None-Match")).contains_weak(sha256):  # RFC 9110, 13.1.2
         return reply(status=304, headers=caching)
     url = service.backends.artifacts.url(name, generation)
     if url:

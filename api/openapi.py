@@ -86,15 +86,17 @@ def _headers(route: Route) -> list[Json]:
 
 
 def _body(route: Route, schemas: Any) -> Json | None:
+    most = f"At most {route.largest_body:,} bytes."
     if route.upload:
         file = {"type": "string", "format": "binary"}
         form = {"type": "object", "properties": {"file": file}, "required": ["file"]}
-        return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+        content = {"multipart/form-data": {"schema": form}}
+        return {"description": most, "required": True, "content": content}
     if route.body is None:
         return None
     needed = any(field.is_required() for field in route.body.model_fields.values())
     schema = schemas[route.body, "validation"]
-    return {"required": needed, "content": {JSON: {"schema": schema}}}
+    return {"description": most, "required": needed, "content": {JSON: {"schema": schema}}}
 
 
 def _answers(route: Route, schemas: Any) -> Json:

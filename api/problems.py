@@ -11,6 +11,7 @@ from shared.ports import Answer
 
 RETRY_AFTER = {"Retry-After": "5"}
 CONTENT_TYPE = "application/problem+json"
+MOST_FAULTS = 100  # that one answer lists
 
 # Every code, and its title; /docs lists them under the anchors that `type` names.
 CODES = {
@@ -45,6 +46,7 @@ class Fault:
 
     pointer: str
     detail: str
+    unlisted: int = 0  # how many others it stands for, which nobody would read
 
 
 @dataclass(kw_only=True)
@@ -116,12 +118,27 @@ def present_problem(refusal: Refusal, *, instance: str, request_id: str) -> Answ
     return Answer(status=refusal.status, headers=headers, body=body.model_dump_json().encode())
 
 
-def invalid(faults: Sequence[Fault]) -> Refusal:
-    """Refuse a well-formed request for what it says."""
-    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+def invalid(faults: Sequence[Fault], *, under: str = "") -> Refusal:
+    """Refuse a well-formed request for what it says.
+
+    If there are many faults, the last one says how many more there are `under` a pointer.
+    """
+    found = [fault for fault in faults if not fault.unlisted]
+    summaries = [fault for fault in faults if fault.unlisted]
+    told = found[:MOST_FAULTS]
+    more = len(found) - len(told) + sum(fault.unlisted for fault in summaries)
+    count = "one fault" if len(told) + more == 1 else f"{len(told) + more:,} faults"
+    if more:
+        told.append(and_more(more, under=summaries[0].pointer if summaries else under))
     return Refusal(
-        status=422, code="invalid_request", detail=f"the request has {count}", faults=faults
+        status=422, code="invalid_request", detail=f"the request has {count}", faults=told
     )
+
+
+def and_more(count: int, *, under: str) -> Fault:
+    """Stand for faults that are not listed."""
+    detail = f"and {count:,} more {'fault' if count == 1 else 'faults'}, not listed"
+    return Fault(pointer=under, detail=detail, unlisted=count)
 
 
 def not_available(what: str, *, pointer: str | None = None) -> Refusal:

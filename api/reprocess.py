@@ -48,8 +48,11 @@ def reprocess(
         return _body(foreseen, batch, dry_run=True)
     if any(outcome.job for outcome in foreseen):
         service.backends.batches.update(batch.id, _revived)
+        _keep_assets(order, service)
     outcomes = list(_carried_out(order, scenes, takes, service))
     jobs = [outcome.job for outcome in outcomes if outcome.job]
+    if jobs:
+        _keep_assets(order, service)  # a take that was in progress may have ended meanwhile
     wake_first(service.backends, service.settings, jobs, traceparent=traceparent)
     return _body(outcomes, batch, dry_run=False)
 
@@ -62,19 +65,21 @@ def retake_scene(job: Job, service: Service, *, once: Once | None, traceparent: 
     assert job.batch is not None
     assert job.scene_key is not None
     batch = service.backends.batches.get(job.batch)
+    scene = find_scene(job.scene_key, batch, service)
+    pinned = [reference.asset for reference in scene.scene.references]
     order = Order(
         batch=batch,
         overrides={},
-        around=read_surroundings([], batch.tenant, service),
+        around=read_surroundings(pinned, batch.tenant, service),
         reseed=Reseed.KEEP,
         force=True,
         request=_request_of(once, service),
         retention=service.settings.retention,
         retry_of=job.id,
     )
-    scene = find_scene(job.scene_key, batch, service)
     takes = takes_by_key(service.backends.jobs, batch.id, [scene.key])
     service.backends.batches.update(batch.id, _revived)
+    _keep_assets(order, service)
     [outcome] = _carried_out(order, [scene], takes, service)
     if outcome.job is None:
         detail = f"scene {scene.key!r} of {batch.id} is being drawn again already"
@@ -122,6 +127,11 @@ def _order(
     )
 
 
+def _keep_assets(order: Order, service: Service) -> None:
+    for name in order.around.assets:
+        service.backends.assets.keep(order.batch.tenant, name, until=None)
+
+
 def _foreseen(order: Order, scenes: Sequence[BatchScene], takes: TakesByKey) -> list[Outcome]:
     """Say what would be done; raises a Refusal if the overrides do not fit one of the scenes."""
     outcomes, faults = list[Outcome](), list[Fault]()
@@ -143,8 +153,6 @@ def _placed(fault: Fault, scene: BatchScene) -> Fault:
 def _carried_out(
     order: Order, scenes: Sequence[BatchScene], takes: TakesByKey, service: Service
 ) -> Iterator[Outcome]:
-    for name in order.around.assets:
-        service.backends.assets.keep(order.batch.tenant, name, until=None)
     for start in range(0, len(scenes), CHUNK):
         keys = [scene.key for scene in scenes[start : start + CHUNK]]
         outcomes = _chunk(order, keys, takes, service)

@@ -14,16 +14,15 @@ from pydantic import (
     ValidationError,
 )
 
+from api.batch_faults import PLAIN, faults_of, quoted
 from api.problems import Fault, invalid, not_available, pointer
+from api.strict_json import LONGEST_NAME, MOST_NAMES
 from shared.scenes import ImageFormat
 from shared.vocabulary import Priority, Status
 
 MOST_REFERENCES = 4
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 16
 LARGEST_SEED = 2**32 - 1
-
-# No control characters but tab and newline. As a pattern it stands in the description, too.
-_PLAIN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -49,7 +48,7 @@ def _written_instant(text: object) -> object:
     return text
 
 
-Text = Annotated[str, Field(pattern=_PLAIN)]
+Text = Annotated[str, Field(pattern=PLAIN)]
 Prompt = Annotated[Text, Field(min_length=1, max_length=4000)]
 Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=SIDE_STEP)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
@@ -69,8 +68,8 @@ Metadata = Annotated[
 FormatName = Annotated[ImageFormat, Field(strict=False)]
 PriorityName = Annotated[Priority, Field(strict=False)]
 StatusName = Annotated[Status, Field(strict=False)]
-# Query strings have only text.
-QueryNumber = Annotated[int, BeforeValidator(_digits)]
+# Query strings have only text. It comes after a number's limits: only then are they described.
+FromDigits = BeforeValidator(_digits)
 QueryInstant = Annotated[
     datetime,
     BeforeValidator(_written_instant),
@@ -80,11 +79,15 @@ QueryInstant = Annotated[
 
 
 class Strict(BaseModel):
-    """A request model: no conversions, no unknown fields; `later` names fields to come."""
+    """A request model: no conversions, no unknown fields; `later` names fields to come.
+
+    A body may have `most_values`, far more than any that has a meaning.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     later: ClassVar[Sequence[str]] = ()
+    most_values: ClassVar[int] = 1000
 
 
 class Empty(Strict):
@@ -125,7 +128,7 @@ class PauseRequest(Strict):
 class PageQuery(Strict):
     """Which part of a list is wanted."""
 
-    limit: Annotated[QueryNumber, Field(ge=1, le=200)] = 50
+    limit: Annotated[int, Field(ge=1, le=200), FromDigits] = 50
     cursor: Annotated[Text, Field(max_length=1000)] | None = None
 
 
@@ -143,7 +146,7 @@ class JobsQuery(PageQuery):
 class WaitQuery(Strict):
     """How long the answer may wait for a change."""
 
-    wait: Annotated[QueryNumber, Field(ge=0, le=60, description="Seconds.")] = 0
+    wait: Annotated[int, Field(ge=0, le=60, description="Seconds."), FromDigits] = 0
 
 
 def parse(model: type[Model], document: object) -> Model:
@@ -158,21 +161,18 @@ def parse(model: type[Model], document: object) -> Model:
         raise invalid(faults_of(error, document)) from None
 
 
-def faults_of(error: ValidationError, document: object) -> list[Fault]:
-    """List what a validation found wrong, by pointers into the document."""
-    return [
-        Fault(pointer=_pointer(fault["loc"], document), detail=_detail(fault))
-        for fault in error.errors(include_url=False, include_input=False)
-    ]
-
-
 def query_document(arguments: Mapping[str, Sequence[str]]) -> dict[str, object]:
     """Read a query string's parameters as a document, `name[key]=value` as a nested one.
 
     Raises a Refusal if a parameter is given twice.
     """
     document: dict[str, Any] = {}
+    if len(arguments) > MOST_NAMES:
+        detail = f"{len(arguments):,} parameters; at most {MOST_NAMES}"
+        raise invalid([Fault(pointer="", detail=detail)])
     for name, values in arguments.items():
+        if len(name) > LONGEST_NAME:
+            raise invalid([Fault(pointer="", detail=f"there is no parameter {quoted(name)}")])
         if len(values) != 1:
             raise invalid([Fault(pointer=pointer(name), detail="given more than once")])
         nested = re.fullmatch(r"(\w+)\[(.*)\]", name, re.DOTALL)
@@ -181,29 +181,3 @@ def query_document(arguments: Mapping[str, Sequence[str]]) -> dict[str, object]:
         else:
             document[name] = values[0]
     return document
-
-
-def _pointer(where: Sequence[str | int], document: object) -> str:
-    # pydantic also names branches of unions and "[key]", which are no part of the document
-    parts: list[str | int] = []
-    here: Any = document
-    for place, part in enumerate(where):
-        inside = (isinstance(here, dict) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and part < len(here)
-        )
-        if inside:
-            parts.append(part)
-            here = here[part]
-        elif isinstance(here, dict) and place == len(where) - 1 and part != "[key]":
-            parts.append(part)
-    return pointer(*parts)
-
-
-def _detail(fault: Any) -> str:
-    if fault["type"] == "extra_forbidden":
-        return f"there is no field {fault['loc'][-1]!r}"
-    if fault["type"] == "missing":
-        return "required"
-    if fault.get("ctx", {}).get("pattern") == _PLAIN:
-        return "control characters other than newline and tab are not allowed"
-    return str(fault["msg"]).removeprefix("Value error, ")

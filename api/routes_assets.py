@@ -115,13 +115,12 @@ def read_content(service: Service, call: Call[None, Empty], id: str) -> Answer:
 
 
 def delete_asset(service: Service, call: Call[None, Empty], id: str) -> Answer:
-    """Forget an asset, and its bytes if nobody else has them."""
+    """Delete an asset; the sweep removes its bytes once nobody can be using them."""
     asset = _find(id, call.tenant, service)
     if asset.expire_at is None or service.backends.jobs.needs_asset(asset.id):
         detail = f"{asset.id} is needed by a batch or by an unfinished job"
         raise Refusal(status=409, code="asset_in_use", detail=detail)
-    if not service.backends.assets.delete(call.tenant, asset.id):
-        service.backends.artifacts.delete(asset.artifact)
+    service.backends.assets.delete(call.tenant, asset.id)
     return reply(status=204)
 
 

@@ -4,24 +4,31 @@ A group of routes is a function `job_routes(service) -> list[Route]`; create_app
 Flask, and the OpenAPI description is made from the same list.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flask import Flask, Request, Response, g, request
 from pydantic import BaseModel
 from werkzeug.datastructures import Headers
 
+from api.batch_faults import quoted
 from api.correlation import Correlation
 from api.idempotency import Once, once_of
-from api.problems import Fault, Refusal, invalid, not_available
+from api.problems import Fault, Refusal, invalid, not_available, pointer
 from api.requests import Empty, Strict, parse, query_document
-from api.strict_json import read_json
+from api.strict_json import LONGEST_NAME, read_json
 from api.tenants import tenant_of
 from shared.ports import Answer
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 JSON = "application/json"
 LARGEST_BODY = 1_000_000
+_FOLDED = re.compile(r"(?:\w+://[^/]*)?//")
 
 Body = TypeVar("Body")
 Query = TypeVar("Query")
@@ -73,6 +80,7 @@ def add_routes(app: Flask, routes: list[Route]) -> None:
         app.add_url_rule(
             route.rule, endpoint=route.name, view_func=_entrance(route), methods=[route.method]
         )
+    app.wsgi_app = partial(_unfolded, app.wsgi_app)  # type: ignore[method-assign]
 
 
 def reply(
@@ -93,6 +101,15 @@ def response_of(answer: Answer) -> Response:
     return Response(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
+def _unfolded(
+    answer: "WSGIApplication", call: "WSGIEnvironment", start: "StartResponse"
+) -> Iterable[bytes]:
+    """Undo that the server makes one slash of those that a path begins with: //v1 is not /v1."""
+    if _FOLDED.match(call.get("REQUEST_URI", "")):
+        call["PATH_INFO"] = "/." + call["PATH_INFO"]  # werkzeug would fold it once more
+    return answer(call, start)
+
+
 def _entrance(route: Route) -> Callable[..., Response]:
     def enter(**path: str) -> Response:
         return response_of(route.view(_call_of(route, request), **path))
@@ -102,6 +119,8 @@ def _entrance(route: Route) -> Callable[..., Response]:
 
 def _call_of(route: Route, request: Request) -> Call[Any, Any]:
     request.max_content_length = route.largest_body
+    if (request.content_length or 0) > route.largest_body:
+        raise _too_large(route.largest_body)
     tenant = tenant_of(request.headers)
     arguments = dict(request.args.lists())
     query = parse(route.query, query_document(arguments))
@@ -123,6 +142,9 @@ def _call_of(route: Route, request: Request) -> Call[Any, Any]:
 
 
 def _document(route: Route, request: Request) -> object:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if (route.body or route.upload) and encoding.strip().lower() not in ("", "identity"):
+        raise _encoded(encoding)
     if route.upload:
         return _uploaded(request)
     if route.body is None:
@@ -134,7 +156,7 @@ def _document(route: Route, request: Request) -> object:
         return {}
     if request.mimetype != JSON:
         raise _unsupported(f"send the body as {JSON}")
-    return read_json(content)
+    return read_json(content, most_values=route.body.most_values)
 
 
 def _uploaded(request: Request) -> bytes:
@@ -143,10 +165,21 @@ def _uploaded(request: Request) -> bytes:
     files = request.files.getlist("file")
     foreign = {*request.files, *request.form} - {"file"}
     if foreign or len(files) != 1:
-        faults = [Fault(pointer=f"/{name}", detail="there is no such part") for name in foreign]
+        detail = "there is no such part"
+        faults = [Fault(pointer=pointer(name[:LONGEST_NAME]), detail=detail) for name in foreign]
         raise invalid(faults or [Fault(pointer="/file", detail="exactly one file is wanted")])
     content: bytes = files[0].read()
     return content
+
+
+def _too_large(most: int) -> Refusal:
+    detail = f"the body is larger than this path takes: at most {most:,} bytes"
+    return Refusal(status=413, code="too_large", detail=detail)
+
+
+def _encoded(encoding: str) -> Refusal:
+    refusal = _unsupported(f"send the body without Content-Encoding: {quoted(encoding)}")
+    return replace(refusal, headers={"Accept-Encoding": "identity"})
 
 
 def _unsupported(detail: str) -> Refusal:

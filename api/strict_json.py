@@ -1,16 +1,29 @@
-"""Read JSON as RFC 7493 wants it written: UTF-8, no name twice, no NaN, nothing bottomless."""
+"""Read JSON as RFC 7493 wants it written: UTF-8, no name twice, no NaN, nothing bottomless.
+
+How many values there are is counted before any is made, so that no body costs much more memory
+than its own bytes.
+"""
 
 import json
+import re
 from typing import NoReturn
 
 from api.problems import Refusal
 
 DEEPEST = 32  # the deepest body that has a meaning is a batch's, with 5 levels
 LONGEST_NUMBER = 300  # beyond it a number is no double, and Python's int() takes quadratic time
+# No body that has a meaning comes near these two; what comes nearer is refused by its pointer.
+MOST_NAMES = 256
+LONGEST_NAME = 256
+
+_STARTS = (b",", b"[", b"{")  # each value comes after one of them, or after a name
+# A string, which may lack its end, or what a value comes after. It never looks back.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
 
 
-def read_json(body: bytes) -> object:
+def read_json(body: bytes, *, most_values: int) -> object:
     """Read a body; raises a Refusal (400 malformed_json) saying what is wrong with it."""
+    _refuse_many(body, most_values)
     try:
         document = json.loads(
             body.decode("utf-8"),
@@ -29,10 +42,28 @@ def read_json(body: bytes) -> object:
     return document
 
 
+def _refuse_many(body: bytes, most_values: int) -> None:
+    if sum(map(body.count, _STARTS)) <= most_values:
+        return  # nearly always, though commas in texts are counted, too
+    values = strings = 0
+    for token in _TOKEN.finditer(body):
+        if body[token.start()] == ord('"'):
+            strings += 1
+        else:
+            values += 1
+        # no JSON has more strings than names and values
+        if values > most_values or strings > 2 * most_values + 2:
+            raise _malformed(f"the body has more than {most_values:,} values")
+
+
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(pairs) > MOST_NAMES:
+        raise _malformed(f"an object has {len(pairs):,} names; at most {MOST_NAMES}")
     members = dict(pairs)
     if len(members) != len(pairs):
         raise _malformed("a name occurs twice in one object")
+    if any(len(name) > LONGEST_NAME for name in members):
+        raise _malformed(f"a name has more than {LONGEST_NAME} characters")
     if not all(_is_text(name) for name in members):
         raise _malformed("a name has half of a surrogate pair")
     return members

@@ -10,7 +10,7 @@ from api.jobs_view import show_job
 from api.problems import Refusal, invalid
 from api.requests import JobRequest, SceneFields
 from api.routing import reply
-from api.scene_input import SceneRefused, resolve_scene
+from api.scene_input import SceneRefused, pin, resolve_scene
 from api.service import Service
 from shared.assets import Asset
 from shared.errors import PublishFailed, StoreUnavailable
@@ -58,13 +58,15 @@ def wish_of(request: JobRequest, tenant: str, service: Service) -> Wish:
 def wish_again(job: Job, service: Service) -> Wish:
     """Want an ended job once more, with the weights that are served now; raises a Refusal."""
     require_ended(job)
+    references = []
     for reference in job.scene.references:
-        if service.backends.assets.get(job.tenant, reference.asset) is None:
-            detail = f"{job.id} drew from {reference.asset}, which was deleted; upload it again"
-            raise Refusal(status=409, code="reference_deleted", detail=detail)
+        asset = service.backends.assets.get(job.tenant, reference.asset)
+        if asset is None:
+            raise _deleted(reference.asset)
+        references.append(pin(asset))  # it may have been uploaded again since
     return Wish(
         tenant=job.tenant,
-        scene=replace(job.scene, weights=service.weights),
+        scene=replace(job.scene, weights=service.weights, references=tuple(references)),
         priority=job.priority,
         metadata=job.metadata,
         retry_of=job.id,
@@ -122,12 +124,20 @@ def find_assets(fields: SceneFields, tenant: str, service: Service) -> dict[str,
 
 
 def keep_assets(names: list[str], tenant: str, service: Service, now: datetime) -> None:
-    """Let the uploads that a new job needs live as long as one that is uploaded now."""
+    """Let the uploads that a new job needs live as long as one that is uploaded now.
+
+    Raises a Refusal if one is gone by now, bytes and all.
+    """
     until = now + service.settings.retention
     for name in names:
-        asset = service.backends.assets.get(tenant, name)
-        if asset and asset.expire_at is not None and asset.expire_at < until:
-            service.backends.assets.keep(tenant, name, until=until)
+        # it holds for one that is deleted at this moment too: its bytes stay for this job
+        if not service.backends.assets.keep(tenant, name, until=until):
+            raise _deleted(name)
+
+
+def _deleted(asset: str) -> Refusal:
+    detail = f"{asset} was deleted; upload it again"
+    return Refusal(status=409, code="reference_deleted", detail=detail)
 
 
 def _job_of(wish: Wish, service: Service, now: datetime) -> Job:

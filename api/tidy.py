@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
-from shared.assets import Asset
 from shared.batches import accepted_take
 from shared.errors import JobNotFound, SceneNotFound
 from shared.jobs import Job, delete, finish_cleanup, keep_until
-from shared.ports import ArtifactStore, AssetStore, BatchStore, JobChange, JobStore
+from shared.ports import ArtifactStore, BatchStore, JobChange, JobStore
 from shared.wiring import Backends
 
 NEEDED_FOR = timedelta(days=1)  # then it is asked again whether a job still needs an upload
@@ -56,20 +55,19 @@ def retire(
 
 
 def drop_uploads(backends: Backends, *, now: datetime, limit: int) -> int:
-    """Forget the uploads whose time is over, and their bytes if no tenant has them any more."""
+    """Remove the uploads whose time is over, and their bytes if no tenant has them any more.
+
+    One that is kept or sent again meanwhile stays.
+    """
     dropped = 0
     for asset in backends.assets.retired(limit):
         if backends.jobs.needs_asset(asset.id):
             backends.assets.keep(asset.tenant, asset.id, until=now + NEEDED_FOR)
             continue
-        _forget(backends.assets, backends.artifacts, asset)
+        if backends.assets.remove(asset):
+            backends.artifacts.delete(asset.artifact)
         dropped += 1
     return dropped
-
-
-def _forget(assets: AssetStore, artifacts: ArtifactStore, asset: Asset) -> None:
-    if not assets.delete(asset.tenant, asset.id):
-        artifacts.delete(asset.artifact)
 
 
 def _shown(jobs: JobStore, batches: BatchStore, job: Job) -> bool:

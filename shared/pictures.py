@@ -1,19 +1,27 @@
 """Read pictures that strangers send: limits first, pixels after, nothing but pixels kept."""
 
 import io
+import re
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from PIL import Image, ImageOps
 
-from shared.errors import InvalidReference
+from shared.errors import InvalidReference, StoreUnavailable
 
 MAX_BYTES = 10 * 1024 * 1024
 MAX_SIDE = 4096
 MAX_PIXELS = 4096 * 4096  # 16.8 megapixels
 FORMATS = ("PNG", "JPEG", "WEBP")
+# A progressive JPEG is decoded scan by scan, each one all over the picture: 25 ms at the limits.
+# Real files have 10 to 20.
+MAX_SCANS = 64
+MAX_SEGMENTS = 4096  # all of 10 MB in segments of the usual 64 KB are 160
+PATIENCE = 5.0  # seconds that an upload waits for those that are being read
 # Measured at 1024 x 1024: level 6 takes twice as long for 4 % less.
 COMPRESSION = 4
 
@@ -35,30 +43,48 @@ _BROKEN = (
 _reading = threading.Lock()
 
 
-def read_picture(data: bytes) -> Image.Image:
-    """Decode a PNG, JPEG or WebP into upright RGB without metadata; alpha goes onto white.
-
-    Raises InvalidReference naming the limit that is broken, before any pixel is decoded.
-    """
+def read_picture(data: bytes, *, patience: float = PATIENCE) -> Image.Image:
+    """Decode an upload: as `read_stored` does, and of limited bytes besides."""
     if len(data) > MAX_BYTES:
         _refuse(f"the file has {len(data)} bytes, more than {MAX_BYTES} (10 MB)")
+    return read_stored(data, patience=patience)
+
+
+def read_stored(data: bytes, *, patience: float = PATIENCE) -> Image.Image:
+    """Decode a PNG, JPEG or WebP into upright RGB without metadata; alpha goes onto white.
+
+    Raises InvalidReference naming the limit that is broken, before any pixel is decoded, and
+    StoreUnavailable if others are being read for longer than `patience` seconds.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         # Pillow's WebP reader reserves the whole canvas as soon as it opens a file
         _check_size(*_webp_size(data))
-    with _reading, warnings.catch_warnings():
+    if data[:2] == b"\xff\xd8":
+        _check_scans(data)
+    with _alone(patience), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _decode(data)
 
 
-def normalise(data: bytes) -> tuple[bytes, int, int]:
+def normalise(data: bytes, *, patience: float = PATIENCE) -> tuple[bytes, int, int]:
     """Decode and encode again as PNG without metadata; return its bytes, width and height.
 
-    The same pixels give the same bytes. Raises InvalidReference as `read_picture` does.
+    The same pixels give the same bytes. Raises what `read_picture` does.
     """
-    picture = read_picture(data)
+    picture = read_picture(data, patience=patience)
     file = io.BytesIO()
     picture.save(file, format="PNG", compress_level=COMPRESSION)
     return file.getvalue(), picture.width, picture.height
+
+
+@contextmanager
+def _alone(patience: float) -> Iterator[None]:
+    if not _reading.acquire(timeout=patience):
+        raise StoreUnavailable("other pictures are being read; send it again in a moment")
+    try:
+        yield
+    finally:
+        _reading.release()
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -91,6 +117,26 @@ def _check_size(width: int, height: int) -> None:
         _refuse(f"it is {width} x {height} pixels, more than {MAX_SIDE} per side")
 
 
+# What begins a segment of a JPEG. Within coded pixels 0xFF is stuffed or a restart; the markers
+# below have no length, and where the decoder looks for a restart it steps over them.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+_EOI, _SOS = 0xD9, 0xDA
+
+
+def _check_scans(data: bytes) -> None:
+    """Count the scans as the decoder will meet them; a preview within the metadata has its own."""
+    scans, at = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None or found[1][0] == _EOI:
+            return
+        scans += found[1][0] == _SOS
+        if scans > MAX_SCANS:
+            _refuse(f"the JPEG has more than {MAX_SCANS} scans")
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    _refuse(f"the JPEG has {MAX_SEGMENTS} segments or more")
+
+
 def _webp_size(data: bytes) -> tuple[int, int]:
     kind, body = data[12:16], data[20:30]
     if len(body) < 10:
@@ -107,10 +153,9 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except _BROKEN:
-        return image  # many cameras write broken metadata; the pixels are still good
+    with suppress(*_BROKEN):  # many cameras write broken metadata; the pixels are still good
+        ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
+    return image
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -119,6 +164,7 @@ def _flatten(image: Image.Image) -> Image.Image:
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    layered = image.convert("RGBA")
-    white = Image.new("RGBA", layered.size, "white")
-    return Image.alpha_composite(white, layered).convert("RGB")
+    layered = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", layered.size, "white")
+    white.paste(layered, mask=layered)
+    return white

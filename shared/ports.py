@@ -216,25 +216,45 @@ class BatchStore(Protocol):
 
 
 class AssetStore(Protocol):
-    """What is known of uploaded images; their bytes are artifacts."""
+    """What is known of uploaded images; their bytes are artifacts.
 
-    def save(self, asset: Asset) -> bool:
-        """Write an asset, or keep the one that has its id and tenant; say whether it is new."""
+    A deleted asset is known for a while, so that a request that had read it can still use its
+    bytes. Who removes bytes has removed the last asset of their artifact before, and an upload
+    never stores under a name that an asset had: so no asset is ever without bytes.
+    """
+
+    def save(self, asset: Asset, *, instead_of: Asset | None = None) -> bool:
+        """Write an asset unless one of its id and tenant is known, deleted or not.
+
+        One with the artifact and generation of `instead_of` is replaced. Says whether it wrote.
+        """
 
     def get(self, tenant: str, id: str) -> Asset | None:
-        """Read an asset."""
+        """Read an asset that is not deleted."""
 
-    def keep(self, tenant: str, id: str, *, until: datetime | None) -> None:
-        """Put off an asset's end, without a date for as long as batches live."""
+    def keep(self, tenant: str, id: str, *, until: datetime | None) -> bool:
+        """Put off an asset's end, without a date for as long as batches live.
+
+        Says whether it is known, deleted or not: then its bytes stay until then.
+        """
+
+    def recall(self, tenant: str, id: str, *, until: datetime) -> Asset | None:
+        """Keep an asset and take its deletion back; return it as it was before, if it is known."""
 
     def find(self, tenant: str, *, limit: int, cursor: str | None = None) -> Page[Asset]:
         """List assets, newest first; raises BadCursor."""
 
-    def delete(self, tenant: str, id: str) -> bool:
-        """Forget an asset; say whether any tenant still has its bytes."""
+    def delete(self, tenant: str, id: str) -> None:
+        """Hide an asset from `get` and `find` at once; its time is over a GRACE later."""
 
     def retired(self, limit: int) -> list[Asset]:
-        """List assets whose time is over."""
+        """List assets whose time is over, deleted or not."""
+
+    def remove(self, asset: Asset) -> bool:
+        """Remove an asset unless it has changed since it was listed.
+
+        Says whether its artifact may be deleted: it was removed and no other asset has it.
+        """
 
 
 class WorkerStore(Protocol):

@@ -129,8 +129,11 @@ def _draw(job: Job, at: Workplace, beat: Heartbeat) -> tuple[DrawnImage, ...]:
 def _reference(reference: Reference, artifacts: ArtifactStore) -> "Image":
     try:
         content = _patiently(lambda: artifacts.get(reference.artifact, reference.generation))
-    except (ArtifactNotFound, ArtifactDamaged) as error:
-        raise ReferenceDamaged(f"{reference.asset}: {error}; upload it again") from None
+    except ArtifactNotFound:
+        raise ReferenceDamaged(f"{reference.asset} was deleted; upload it again") from None
+    except ArtifactDamaged:
+        damaged = f"{reference.asset}: its stored bytes are damaged; upload it again"
+        raise ReferenceDamaged(damaged) from None
     return decode_reference(content)
 
 

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import replace
 from datetime import datetime
 
-from shared.assets import Asset
+from shared.assets import Asset, forget, prolong
 from shared.documents import from_json, to_json
 from shared.embedded.cursors import decode_cursor, encode_cursor
 from shared.embedded.database import Database, micros
@@ -17,39 +17,36 @@ class SqliteAssetStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def save(self, asset: Asset) -> bool:
+    def save(self, asset: Asset, *, instead_of: Asset | None = None) -> bool:
         """See AssetStore.save."""
         with self._database.write() as connection:
-            written = connection.execute(
-                "INSERT INTO assets (tenant, id, document, created_at, expire_at, artifact) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, id) DO NOTHING",
-                (
-                    asset.tenant,
-                    asset.id,
-                    to_json(asset),
-                    micros(asset.created_at),
-                    _end(asset.expire_at),
-                    asset.artifact,
-                ),
-            )
-            return written.rowcount > 0
+            known = _read(connection, asset.tenant, asset.id)
+            if known and not (instead_of and _bytes_of(known) == _bytes_of(instead_of)):
+                return False
+            _write(connection, asset)
+            return True
 
     def get(self, tenant: str, id: str) -> Asset | None:
         """See AssetStore.get."""
         with self._database.read() as connection:
-            return _read(connection, tenant, id)
+            asset = _read(connection, tenant, id)
+            return None if asset is None or asset.deleted_at else asset
 
-    def keep(self, tenant: str, id: str, *, until: datetime | None) -> None:
+    def keep(self, tenant: str, id: str, *, until: datetime | None) -> bool:
         """See AssetStore.keep."""
         with self._database.write() as connection:
             asset = _read(connection, tenant, id)
-            if asset is None or asset.expire_at is None:
-                return
-            end = None if until is None else max(asset.expire_at, until)
-            connection.execute(
-                "UPDATE assets SET document = ?, expire_at = ? WHERE tenant = ? AND id = ?",
-                (to_json(replace(asset, expire_at=end)), _end(end), tenant, id),
-            )
+            if asset is not None:
+                _write(connection, prolong(asset, until))
+            return asset is not None
+
+    def recall(self, tenant: str, id: str, *, until: datetime) -> Asset | None:
+        """See AssetStore.recall."""
+        with self._database.write() as connection:
+            asset = _read(connection, tenant, id)
+            if asset is not None:
+                _write(connection, replace(prolong(asset, until), deleted_at=None))
+            return asset
 
     def find(self, tenant: str, *, limit: int, cursor: str | None = None) -> Page[Asset]:
         """See AssetStore.find."""
@@ -59,7 +56,7 @@ class SqliteAssetStore:
         with self._database.read() as connection:
             rows = connection.execute(
                 f"SELECT document FROM assets WHERE tenant = ? {place} "  # noqa: S608
-                "ORDER BY created_at DESC, id DESC LIMIT ?",
+                "AND document ->> 'deleted_at' IS NULL ORDER BY created_at DESC, id DESC LIMIT ?",
                 (tenant, *values, limit + 1),
             )
             found = [from_json(Asset, document) for (document,) in rows]
@@ -67,15 +64,12 @@ class SqliteAssetStore:
         end = encode_cursor(micros(assets[-1].created_at), assets[-1].id, of=of) if more else None
         return Page(items=tuple(assets), cursor=end)
 
-    def delete(self, tenant: str, id: str) -> bool:
-        """See AssetStore.delete. An asset that is not there leaves the bytes to their owners."""
+    def delete(self, tenant: str, id: str) -> None:
+        """See AssetStore.delete."""
         with self._database.write() as connection:
             asset = _read(connection, tenant, id)
-            if asset is None:
-                return True
-            connection.execute("DELETE FROM assets WHERE tenant = ? AND id = ?", (tenant, id))
-            select = "SELECT 1 FROM assets WHERE artifact = ? LIMIT 1"
-            return connection.execute(select, (asset.artifact,)).fetchone() is not None
+            if asset is not None and asset.deleted_at is None:
+                _write(connection, forget(asset, self._database.clock.now()))
 
     def retired(self, limit: int) -> list[Asset]:
         """See AssetStore.retired."""
@@ -84,6 +78,35 @@ class SqliteAssetStore:
             now = micros(self._database.clock.now())
             rows = connection.execute(select, (now, limit))
             return [from_json(Asset, document) for (document,) in rows]
+
+    def remove(self, asset: Asset) -> bool:
+        """See AssetStore.remove."""
+        with self._database.write() as connection:
+            if _read(connection, asset.tenant, asset.id) != asset:
+                return False
+            delete = "DELETE FROM assets WHERE tenant = ? AND id = ?"
+            connection.execute(delete, (asset.tenant, asset.id))
+            select = "SELECT 1 FROM assets WHERE artifact = ? LIMIT 1"
+            return connection.execute(select, (asset.artifact,)).fetchone() is None
+
+
+def _write(connection: sqlite3.Connection, asset: Asset) -> None:
+    connection.execute(
+        "REPLACE INTO assets (tenant, id, document, created_at, expire_at, artifact) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            asset.tenant,
+            asset.id,
+            to_json(asset),
+            micros(asset.created_at),
+            _end(asset.expire_at),
+            asset.artifact,
+        ),
+    )
+
+
+def _bytes_of(asset: Asset) -> tuple[str, int]:
+    return asset.artifact, asset.generation
 
 
 def _read(connection: sqlite3.Connection, tenant: str, id: str) -> Asset | None:

@@ -82,17 +82,69 @@ def test_assets_are_listed_newest_first_in_pages(backend: Backend) -> None:
         backend.assets.find("eve", limit=3, cursor=first.cursor)
 
 
-def test_bytes_are_shared_until_their_last_owner_lets_go(backend: Backend) -> None:
-    hers, his = saved(backend, an_asset("mia"), an_asset("mia", tenant="eve"))
+def test_a_deleted_asset_is_hidden_at_once_and_known_until_it_is_removed(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset(expire_at=backend.now + DAY))
+    backend.assets.delete("ada", asset.id)
+    assert backend.assets.get("ada", asset.id) is None
+    assert backend.assets.find("ada", limit=9).items == ()
+    assert backend.assets.retired(9) == []  # a grace later
+    assert backend.assets.keep("ada", asset.id, until=backend.now + DAY)
+    assert backend.assets.get("ada", asset.id) is None
+    assert not backend.assets.save(asset)
+
+
+def test_a_deletion_is_taken_back(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset(expire_at=backend.now + DAY))
+    backend.assets.delete("ada", asset.id)
+    before = backend.assets.recall("ada", asset.id, until=backend.now + 9 * DAY)
+    assert before
+    assert before.deleted_at
+    assert backend.assets.get("ada", asset.id) == replace(asset, expire_at=backend.now + 9 * DAY)
+    assert backend.assets.recall("eve", asset.id, until=backend.now) is None
+
+
+def test_what_a_batch_needs_is_kept_for_ever_even_if_it_was_deleted(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset(expire_at=None))
+    backend.assets.delete("ada", asset.id)
+    known = backend.assets.recall("ada", asset.id, until=backend.now)
+    assert known
+    assert known.expire_at is None
+
+
+def test_only_the_very_asset_that_was_read_is_replaced(backend: Backend) -> None:
+    (first,) = saved(backend, an_asset())
+    second, third = replace(first, generation=2), replace(first, generation=3)
+    assert backend.assets.save(second, instead_of=first)
+    assert not backend.assets.save(third, instead_of=first)
+    assert backend.assets.get("ada", first.id) == second
+
+
+def test_an_asset_that_changed_since_it_was_listed_is_not_removed(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset(expire_at=backend.now - DAY))
+    [over] = backend.assets.retired(9)
+    backend.assets.keep("ada", asset.id, until=backend.now + DAY)
+    assert not backend.assets.remove(over)
+    assert backend.assets.get("ada", asset.id)
+
+
+def test_keeping_what_is_removed_says_so(backend: Backend) -> None:
+    (asset,) = saved(backend, an_asset())
+    assert backend.assets.keep("ada", asset.id, until=None)
+    assert backend.assets.remove(replace(asset, expire_at=None))
+    assert not backend.assets.keep("ada", asset.id, until=None)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_bytes_are_shared_until_their_last_owner_lets_go(backend: Backend, deleted: bool) -> None:
+    hers, his = saved(backend, an_asset("mia"), an_asset("mia", tenant="eve", expire_at=None))
     saved(backend, an_asset("leo"))
     assert hers.artifact == his.artifact
-    assert backend.assets.delete("ada", hers.id) is True
+    if deleted:
+        backend.assets.delete("eve", his.id)
+        known = backend.assets.recall("eve", his.id, until=backend.now)
+        assert known
+        his = replace(known, deleted_at=None)
+    assert not backend.assets.remove(hers)
+    assert not backend.assets.remove(hers)
     assert backend.assets.get("ada", hers.id) is None
-    assert backend.assets.delete("eve", his.id) is False
-
-
-def test_deleting_what_is_not_there_claims_no_bytes(backend: Backend) -> None:
-    hers, his = saved(backend, an_asset("mia"), an_asset("mia", tenant="eve"))
-    backend.assets.delete("ada", hers.id)
-    assert backend.assets.delete("ada", hers.id) is True
-    assert backend.assets.get("eve", his.id) == his
+    assert backend.assets.remove(his)

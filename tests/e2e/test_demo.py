@@ -1,8 +1,8 @@
 """`illo demo` and the client commands against a real service."""
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys

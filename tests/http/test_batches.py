@@ -1,12 +1,14 @@
 """Batches over HTTP: submitting, reading, editing, accepting, canceling, gathering results."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from api.batch_requests import MOST_SCENES
+from api.batch_requests import LARGEST_BATCH, MOST_SCENES
+from api.main import LARGEST_BODY
 from tests.http.conftest import House, a_picture, an_upload, pointers
 from tests.http.stories import (
     BATCHES,
@@ -73,6 +75,91 @@ def test_a_flood_of_faults_is_cut_short(client: FlaskClient, bad: int, listed: i
     assert pointers(answer)[99] == "/scenes/99/steps"
     if bad > 100:
         assert f"{bad - 100:,} more" in answer.json["errors"][-1]["detail"]
+
+
+def test_faults_elsewhere_are_counted_with_those_of_the_scenes(client: FlaskClient) -> None:
+    scenes = [{"key": f"p{i}", "prompt": "x\x00"} for i in range(250)]
+    answer = submit(client, scenes=scenes, title=3)
+    assert answer.json["detail"] == "the request has 251 faults"
+    *listed, last = answer.json["errors"]
+    assert (len(listed), listed[0]["pointer"]) == (100, "/title")
+    assert last == {"pointer": "/scenes", "detail": "and 151 more faults, not listed"}
+    assert {fault["detail"] for fault in listed[1:]} == {
+        "control characters other than newline and tab are not allowed"
+    }
+
+
+def test_a_scene_far_down_the_list_is_pointed_at(client: FlaskClient) -> None:
+    scenes = [*scenes_of(*(f"p{i}" for i in range(250))), {"key": "last", "prompt": ""}]
+    assert pointers(submit(client, scenes=scenes)) == ["/scenes/250/prompt"]
+
+
+def test_a_flood_of_unknown_names_is_cut_short(client: FlaskClient) -> None:
+    odd = {"key": "p", "prompt": "x"} | {f"n{i}": 1 for i in range(200)}
+    answer = submit(client, scenes=[odd] * 300)
+    assert answer.json["detail"] == "the request has 60,000 faults"
+    assert len(pointers(answer)) == 101
+    too_odd = odd | {f"m{i}": 1 for i in range(55)}
+    refused = submit(client, scenes=[too_odd])
+    assert (refused.status_code, refused.json["code"]) == (400, "malformed_json")
+    assert "257 names" in refused.json["detail"]
+
+
+def test_a_list_of_endless_scenes_is_refused_before_it_is_read(client: FlaskClient) -> None:
+    def post(count: int) -> Any:
+        body = b'{"scenes":[' + b",".join([b"[]"] * count) + b"]}"
+        return client.post(BATCHES, data=body, content_type="application/json")
+
+    read = post(199_999)  # two values for each, and two for what is around them
+    assert (read.status_code, pointers(read)) == (422, ["/scenes"])
+    assert "199,999 scenes" in read.json["errors"][0]["detail"]
+    refused = post(200_000)
+    assert (refused.status_code, refused.json["code"]) == (400, "malformed_json")
+
+
+def test_the_largest_batch_in_chinese_fits_and_the_limit_is_told(client: FlaskClient) -> None:
+    usual = {"key": "p1000", "prompt": "画" * 4000} | SMALL | {"style": None, "seed": 2**32 - 1}
+    scene = len(json.dumps(usual, ensure_ascii=False).encode())
+    assert scene * MOST_SCENES < LARGEST_BATCH < LARGEST_BODY
+    answer = client.post(
+        BATCHES, content_type="application/json", environ_overrides={"CONTENT_LENGTH": "133169153"}
+    )
+    assert (answer.status_code, answer.json["code"]) == (413, "too_large")
+    assert "at most 133,169,152 bytes" in answer.json["detail"]
+
+
+def words(letter: str, count: int) -> dict[str, str]:
+    return {f"{letter}{i}": "x" for i in range(count)}
+
+
+@pytest.mark.parametrize(
+    ("scene", "defaults", "where"),
+    [
+        (words("s", 6), {}, []),
+        (words("s", 7), {}, ["/scenes/0/metadata"]),
+        (words("s", 16), {}, ["/scenes/0/metadata"]),
+        (words("b", 10) | words("s", 6), {}, []),
+        (None, words("d", 6), []),
+        (None, words("d", 7), ["/defaults/metadata"]),
+        (words("s", 6), words("d", 7), []),
+    ],
+)
+def test_a_job_gets_no_more_metadata_than_it_may_have(
+    client: FlaskClient, scene: Any, defaults: dict[str, str], where: list[str]
+) -> None:
+    said = {} if scene is None else {"metadata": scene}
+    answer = submit(
+        client,
+        scenes=[{"key": "p1", "prompt": "x", **said}],
+        defaults=SMALL | {"metadata": defaults},
+        metadata=words("b", 10),
+    )
+    assert answer.status_code == (422 if where else 202)
+    if where:
+        assert pointers(answer) == where
+    else:
+        job = client.get("/v1/jobs").json["data"][0]
+        assert 10 <= len(job["metadata"]) <= 16
 
 
 @pytest.mark.parametrize(
@@ -175,6 +262,20 @@ def test_a_batch_tells_how_far_it_is_and_what_it_cost(house: House) -> None:
     assert client.get(batch).json["status"] == "completed_with_failures"
 
 
+def test_a_batch_of_which_nothing_is_drawn_is_shown_without_reading_its_scenes(
+    house: House, client: FlaskClient
+) -> None:
+    class Unread:
+        def __getattr__(self, name: str) -> Any:
+            assert name != "scenes"
+            return getattr(house.backends.batches, name)
+
+    batch = submitted(client)
+    spoil(house, newest_job(client, batch, "p1"))
+    polled = house.client_over(replace(house.backends, batches=Unread()))  # type: ignore[arg-type]
+    assert (polled.get(batch).status_code, polled.get(batch).json["stale"]) == (200, 0)
+
+
 def test_scenes_are_paged_in_order_and_found_by_the_status_of_their_newest_take(
     house: House, client: FlaskClient
 ) -> None:
@@ -196,10 +297,27 @@ def test_scenes_are_paged_in_order_and_found_by_the_status_of_their_newest_take(
     assert pages("status=failed") == [[]]
 
 
-@pytest.mark.parametrize("cursor", ["x", "after-", "after-x", "after--1", "after-²"])
+@pytest.mark.parametrize("cursor", ["x", "after-3", "3", "3-", "-3", "²-0", "3-0123456789abcdef"])
 def test_a_cursor_of_another_list_is_refused(client: FlaskClient, cursor: str) -> None:
     answer = client.get(submitted(client) + "/scenes", query_string={"cursor": cursor})
     assert (answer.status_code, pointers(answer)) == (422, ["/cursor"])
+
+
+def test_a_cursor_continues_only_the_list_that_gave_it(client: FlaskClient) -> None:
+    one, other = submitted(client), submitted(client)
+    cursor = client.get(f"{one}/scenes?limit=1&status=queued").json["next_cursor"]
+    continued = client.get(f"{one}/scenes?limit=2&status=queued&cursor={cursor}").json["data"]
+    assert [scene["key"] for scene in continued] == ["p2", "p3"]
+    _, _, digest = cursor.partition("-")
+    for path in (
+        f"{other}/scenes?status=queued&cursor={cursor}",
+        f"{one}/scenes?cursor={cursor}",
+        f"{one}/scenes?status=failed&cursor={cursor}",
+        f"{one}/scenes?status=queued&cursor=1-{digest}",
+        f"{one}/scenes?status=queued&cursor=00-{digest}",
+    ):
+        answer = client.get(path)
+        assert (answer.status_code, pointers(answer)) == (422, ["/cursor"])
 
 
 def test_a_scene_shows_its_takes_and_its_pictures(house: House, client: FlaskClient) -> None:

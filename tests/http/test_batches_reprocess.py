@@ -303,3 +303,14 @@ def test_retrying_a_batchs_job_is_a_new_take_of_its_scene(
     assert newest_job(client, batch, "p1") == told["id"]
     busy = client.post(f"/v1/jobs/{job}/retry", json={})
     assert (busy.status_code, busy.json["code"]) == (409, "in_progress")
+
+
+def test_metadata_of_batch_and_scene_together_stay_within_a_jobs_limit(client: FlaskClient) -> None:
+    batch = submitted(client, "p1", metadata={f"b{i}": "x" for i in range(10)})
+    fits, excess = ({f"s{i}": "x" for i in range(count)} for count in (6, 7))
+    scene = f"{batch}/scenes/p1"
+    assert client.put(scene, json={"prompt": "x", "metadata": fits}).status_code == 200
+    refused = client.put(scene, json={"prompt": "x", "metadata": excess})
+    assert refused.status_code == 422
+    assert refused.json["errors"][0]["pointer"] == "/metadata"
+    assert client.get(scene).json["revision"] == 2

@@ -60,6 +60,78 @@ def test_a_body_at_the_limit_is_read_and_one_beyond_it_is_not(client: FlaskClien
     assert client.post("/v1/jobs", data=padded(1_000_000), headers=JSON).status_code == 202
     answer = client.post("/v1/jobs", data=padded(1_000_001), headers=JSON)
     assert (answer.status_code, answer.json["code"]) == (413, "too_large")
+    assert "at most 1,000,000 bytes" in answer.json["detail"]
+
+
+def test_a_flood_of_names_and_values_is_refused_before_it_is_read(client: FlaskClient) -> None:
+    def post(body: bytes) -> tuple[int, str]:
+        answer = client.post("/v1/jobs", data=body, headers=JSON)
+        assert len(answer.data) < 50_000
+        return answer.status_code, answer.json["code"]
+
+    def names(count: int) -> bytes:
+        return b'{"prompt": "a"' + b"".join(b',"n%d":1' % i for i in range(1, count)) + b"}"
+
+    assert post(names(256)) == (422, "invalid_request")
+    assert post(names(257)) == (400, "malformed_json")
+    assert post(b'{"' + b"n" * 256 + b'": 1}') == (422, "invalid_request")
+    assert post(b'{"' + b"n" * 257 + b'": 1}') == (400, "malformed_json")
+    assert post(b'{"references": [' + b"1," * 990 + b"1]}") == (422, "invalid_request")
+    assert post(b'{"references": [' + b"1," * 1000 + b"1]}") == (400, "malformed_json")
+
+
+def test_an_answer_lists_a_hundred_faults_and_counts_the_rest(client: FlaskClient) -> None:
+    def faults(count: int) -> list[dict[str, str]]:
+        body = {"prompt": "a"} | {f"n{i}": 1 for i in range(count)}
+        listed: list[dict[str, str]] = client.post("/v1/jobs", json=body).json["errors"]
+        return listed
+
+    assert len(faults(100)) == 100
+    assert faults(101)[100] == {"pointer": "", "detail": "and 1 more fault, not listed"}
+    assert faults(250)[100]["detail"] == "and 150 more faults, not listed"
+    assert len(faults(250)) == 101
+
+
+def test_a_callers_word_is_repeated_only_in_part(client: FlaskClient) -> None:
+    answer = client.post("/v1/jobs", json={"prompt": "a", "m" * 65: 1, "n" * 64: 1})
+    told = [fault["detail"] for fault in answer.json["errors"]]
+    assert told == [f"there is no field '{'m' * 64}…'", f"there is no field '{'n' * 64}'"]
+
+
+@pytest.mark.parametrize("query", ["&".join(f"n{i}" for i in range(257)), "n" * 257 + "=1"])
+def test_a_flood_in_a_query_is_one_fault(client: FlaskClient, query: str) -> None:
+    answer = client.get(f"/v1/jobs?{query}")
+    assert (answer.status_code, pointers(answer)) == (422, [""])
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity", "x" * 500])
+def test_an_encoded_body_is_refused_by_its_encoding(client: FlaskClient, encoding: str) -> None:
+    for path in ("/v1/jobs", "/v1/batches", "/v1/assets"):
+        answer = client.post(path, data=b"{}", headers=JSON | {"Content-Encoding": encoding})
+        assert (answer.status_code, answer.json["code"]) == (415, "unsupported_media_type")
+        assert encoding[:64] in answer.json["detail"]
+        assert len(answer.json["detail"]) < 150
+        assert answer.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+def test_a_body_that_is_not_encoded_may_say_so(client: FlaskClient, encoding: str) -> None:
+    headers = {"Content-Encoding": encoding}
+    assert client.post("/v1/jobs", json={"prompt": "a"}, headers=headers).status_code == 202
+
+
+@pytest.mark.parametrize("uri", ["//v1/jobs", "///v1/jobs?limit=1", "http://localhost//v1/jobs"])
+def test_a_path_that_the_server_folds_is_no_path_of_ours(client: FlaskClient, uri: str) -> None:
+    # as waitress hands it on: two slashes are one in PATH_INFO
+    answer = client.get("/v1/jobs", environ_overrides={"REQUEST_URI": uri})
+    assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "uri", ["/v1/jobs", "/v1/jobs?status=queued&batch=//", "http://[::1]/v1/jobs"]
+)
+def test_slashes_elsewhere_are_no_fault(client: FlaskClient, uri: str) -> None:
+    assert client.get("/v1/jobs", environ_overrides={"REQUEST_URI": uri}).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"])

@@ -38,6 +38,37 @@ def test_it_describes_every_route_and_nothing_else(house: House, description: An
     assert described == served
 
 
+def test_the_limits_of_a_query_are_described(description: Any) -> None:
+    def limits(path: str, name: str) -> tuple[Any, Any]:
+        parameters = description["paths"][path]["get"]["parameters"]
+        [schema] = [one["schema"] for one in parameters if one["name"] == name]
+        assert schema["type"] == "integer"
+        return schema.get("minimum"), schema.get("maximum")
+
+    assert limits("/v1/jobs", "limit") == (1, 200)
+    assert limits("/v1/jobs/{id}", "wait") == (0, 60)
+    assert limits("/v1/batches/{id}/contact-sheet.png", "page") == (1, 10_000)
+
+
+def test_no_limit_is_described_in_words_that_json_schema_lacks(description: Any) -> None:
+    lacking = {"ge", "le", "gt", "lt", "multiple_of", "min_length", "max_length", "regex"}
+
+    def names(node: Any) -> set[str]:
+        if isinstance(node, list):
+            return set().union(*map(names, node))
+        if isinstance(node, dict):
+            return set(node).union(*map(names, node.values()))
+        return set()
+
+    assert not names(description) & lacking
+
+
+def test_a_bodys_largest_size_is_described(description: Any) -> None:
+    for path, size in (("/v1/batches", "133,169,152"), ("/v1/jobs", "1,000,000")):
+        body = description["paths"][path]["post"]["requestBody"]
+        assert body["description"] == f"At most {size} bytes."
+
+
 def test_every_operation_has_a_name_of_its_own(description: Any) -> None:
     names = [
         operation["operationId"]

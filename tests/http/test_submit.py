@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from flask.testing import FlaskClient
 
+from api.sweep import sweep_once
 from shared.errors import StoreUnavailable
 from shared.scenes import recipe_of
 from tests.builders import NOW, WEIGHTS
@@ -242,3 +243,55 @@ def test_a_job_does_not_shorten_the_life_of_a_batchs_reference(house: House) -> 
     house.backends.assets.keep("local", asset, until=None)
     client.post("/v1/jobs", json={"prompt": "Mia", "references": [asset]})
     assert client.get(f"/v1/assets/{asset}").json["expires_at"] is None
+
+
+def test_a_retry_draws_from_the_bytes_that_its_reference_has_now(house: House) -> None:
+    client = house.client
+    asset = an_upload(client, a_picture()).json["id"]
+    job = client.post("/v1/jobs", json={"prompt": "Mia", "references": [asset]}).json["id"]
+    client.post(f"/v1/jobs/{job}/cancel")
+    client.delete(f"/v1/assets/{asset}")
+    assert client.post(f"/v1/jobs/{job}/retry").json["code"] == "reference_deleted"
+    house.clock.advance(timedelta(hours=2))
+    sweep_once(house.backends, house.settings)
+    an_upload(client, a_picture())
+    again = client.post(f"/v1/jobs/{job}/retry")
+    assert again.status_code == 202
+    [pinned] = house.backends.jobs.get(again.json["id"]).scene.references
+    assert house.backends.artifacts.get(pinned.artifact, pinned.generation)
+    assert house.backends.jobs.get(again.json["id"]).recipe == house.backends.jobs.get(job).recipe
+
+
+@pytest.mark.parametrize("by_retry", [False, True])
+def test_a_new_take_draws_from_the_bytes_that_its_reference_has_now(
+    house: House, by_retry: bool
+) -> None:
+    client = house.client
+    asset = an_upload(client, a_picture()).json["id"]
+    scenes = [{"key": "p1", "prompt": "Mia", "references": [asset]}]
+    batch = client.post("/v1/batches", json={"title": "Mia", "scenes": scenes}).json["id"]
+    client.post(f"/v1/batches/{batch}/cancel", json={})
+    [stored] = (house.settings.data / "artifacts").rglob("assets/**/*.png")
+    stored.unlink()
+    an_upload(client, a_picture())
+    if by_retry:
+        [old] = client.get("/v1/jobs").json["data"]
+        job = client.post(f"/v1/jobs/{old['id']}/retry").json["id"]
+    else:
+        wish = {"select": {"all": True}, "force": True}
+        [job] = client.post(f"/v1/batches/{batch}/reprocess", json=wish).json["jobs"]
+    [pinned] = house.backends.jobs.get(job).scene.references
+    assert house.backends.artifacts.get(pinned.artifact, pinned.generation)
+
+
+def test_a_reprocess_that_draws_nothing_pins_no_asset(house: House) -> None:
+    client = house.client
+    scenes = [{"key": "p1", "prompt": "Mia"}]
+    batch = client.post("/v1/batches", json={"title": "Mia", "scenes": scenes}).json["id"]
+    asset = an_upload(client, a_picture()).json["id"]
+    wish = {
+        "select": {"all": True},
+        "overrides": {"references": [asset]},
+    }  # the scene is still in progress
+    assert client.post(f"/v1/batches/{batch}/reprocess", json=wish).json["selected"] == 0
+    assert client.delete(f"/v1/assets/{asset}").status_code == 204

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import struct
+import threading
 import warnings
 import zlib
 from typing import Any
@@ -13,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from shared.errors import InvalidReference
-from shared.pictures import MAX_BYTES, MAX_SIDE, normalise, read_picture
+from shared.errors import InvalidReference, StoreUnavailable
+from shared.pictures import MAX_BYTES, MAX_SCANS, MAX_SEGMENTS, MAX_SIDE, normalise, read_picture
 from shared.scenes import ImageFormat, Reference, Scene, Weights
 from worker.images import DESCRIPTION_TAG, ImageRecipe, decode_reference, encode_image
 
@@ -100,6 +101,77 @@ def test_bytes_have_a_limit() -> None:
     whole = saved(a_picture())
     assert read_picture(whole + bytes(MAX_BYTES - len(whole))).size == (48, 32)
     assert "10 MB" in refused(whole + bytes(MAX_BYTES - len(whole) + 1))
+
+
+def test_what_was_stored_of_a_photo_may_be_larger_than_an_upload() -> None:
+    stored = saved(Image.effect_noise((2048, 2048), 200).convert("RGB"), compress_level=0)
+    assert len(stored) > MAX_BYTES
+    assert decode_reference(stored).size == (2048, 2048)
+    assert "10 MB" in refused(stored)
+
+
+def jpeg_of(scans: int, *, between: bytes = b"") -> bytes:
+    """A progressive JPEG whose last scan is repeated until there are so many."""
+    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    whole = saved(picture, "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    own = whole.count(b"\xff\xda")
+    return whole[:-2] + (between + last) * (scans - own) + whole[-2:]
+
+
+def test_the_scans_of_a_jpeg_have_a_limit() -> None:
+    assert read_picture(jpeg_of(MAX_SCANS)).size == (64, 64)
+    assert f"more than {MAX_SCANS} scans" in refused(jpeg_of(MAX_SCANS + 1))
+
+
+@pytest.mark.parametrize("between", [b"\0\0", b"\xff", b"\xff\xfe\0\2", b"\xff\xfe\0\4\xff\xd9"])
+def test_scans_are_counted_whatever_lies_between_them(between: bytes) -> None:
+    assert "scans" in refused(jpeg_of(MAX_SCANS + 1, between=between))
+
+
+def test_the_segments_of_a_jpeg_have_a_limit() -> None:
+    plain, comment = saved(a_picture(), "JPEG"), b"\xff\xfe\0\3x"
+
+    def with_comments(count: int) -> bytes:
+        return plain[:2] + comment * count + plain[2:]
+
+    own = next(n for n in range(99) if _refuses(with_comments(MAX_SEGMENTS - n)) is False)
+    assert 0 < own < 20
+    assert "segments" in refused(with_comments(MAX_SEGMENTS - own + 1))
+
+
+def _refuses(data: bytes) -> bool:
+    try:
+        read_picture(data)
+    except InvalidReference:
+        return True
+    return False
+
+
+def test_scans_of_a_preview_and_of_a_comment_do_not_count() -> None:
+    preview = b"\xff\xda" * (MAX_SCANS + 1)
+    assert read_picture(saved(a_picture(), "JPEG", comment=preview)).size == (48, 32)
+    assert read_picture(saved(a_picture(), "JPEG") + preview).size == (48, 32)
+
+
+def test_a_picture_waits_only_so_long_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    opened = Image.open
+
+    def slowly(*given: Any, **named: Any) -> Image.Image:
+        reading.set()
+        assert go_on.wait(30)
+        return opened(*given, **named)
+
+    monkeypatch.setattr(Image, "open", slowly)
+    first = threading.Thread(target=read_picture, args=(saved(a_picture()),))
+    first.start()
+    assert reading.wait(30)
+    with pytest.raises(StoreUnavailable):
+        read_picture(saved(a_picture()), patience=0.01)
+    go_on.set()
+    first.join(30)
+    assert read_picture(saved(a_picture()), patience=0.01).size == (48, 32)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
