@@ -6,7 +6,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # An index to look for torch in besides pip's own. For a machine without a GPU, PyTorch's
-# CPU index saves gigabytes: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# CPU index saves gigabytes: make demo TORCH_INDEX=URL
 TORCH_INDEX ?=
 
 BIN := .venv/bin
