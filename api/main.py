@@ -14,6 +14,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 
 from api.app import create_app
+from api.http_parser import Channel
 from api.sweep import run_sweeps
 from shared.errors import IlloError
 from shared.program import begin
@@ -65,6 +66,7 @@ def serve(app: Flask, settings: Settings, closing: threading.Event) -> None:
         max_request_body_size=LARGEST_BODY,
         ident="illo",
     )
+    server.channel_class = Channel
 
     def stop(number: int, frame: FrameType | None) -> None:
         closing.set()

@@ -92,6 +92,26 @@ def test_a_request_that_waits_is_answered_before_the_end(folder: Path) -> None:
         assert served.process.wait(30) == 0
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: identity",
+        "Content-Length: " + "9" * 5000,
+        "Content-Length: -1",
+    ],
+    ids=["gzip", "identity", "thousands of digits", "negative"],
+)
+def test_a_body_that_cannot_be_read_is_the_callers_fault(folder: Path, header: str) -> None:
+    with serving(folder) as served:
+        port = served.event("listening")["port"]
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
+            caller.sendall(
+                f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n".encode()
+            )
+            assert caller.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
 def test_what_a_thread_cannot_send_at_once_is_sent_in_full(folder: Path) -> None:
     with serving(folder) as served:
         port = served.event("listening")["port"]

@@ -22,7 +22,7 @@ ONLY_IN = {
     "gguf": ("worker.pipeline",),
     "accelerate": ("worker.pipeline",),
     "sqlite3": ("shared.embedded",),
-    "waitress": ("api.main", "worker.main"),
+    "waitress": ("api.http_parser", "api.main", "worker.main"),
     "urllib3": ("deploy", "shared.embedded", "shared.gcp"),
 }
 
