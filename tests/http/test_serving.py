@@ -81,13 +81,15 @@ def test_a_request_that_waits_is_answered_before_the_end(folder: Path) -> None:
         body, kind = json.dumps({"prompt": "a secret"}), {"Content-Type": "application/json"}
         caller.request("POST", "/v1/jobs", body, kind)
         job = json.loads(caller.getresponse().read())["id"]
-        caller.request("GET", f"/v1/jobs/{job}?wait=60")
-        # answered in order: once this one is, the poll before it has a thread
+        # a connection of its own: the first one is not read again before its answer is settled
+        poller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        poller.request("GET", f"/v1/jobs/{job}?wait=60")
+        # accepted and read in order: once this one is answered, the poll before it has a thread
         other = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         other.request("GET", "/healthz")
         assert other.getresponse().read()
         served.process.send_signal(signal.SIGTERM)
-        answer = caller.getresponse()
+        answer = poller.getresponse()
         assert (answer.status, json.loads(answer.read())["id"]) == (200, job)
         assert served.process.wait(30) == 0
 
