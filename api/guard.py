@@ -5,6 +5,7 @@ import re
 from werkzeug.datastructures import Headers
 
 from api.problems import Refusal
+from api.tenants import Caller
 
 LOOPBACK_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -25,9 +26,9 @@ def refuse_foreign(method: str, headers: Headers) -> None:
         raise Refusal(status=403, code="foreign_origin", detail=detail)
 
 
-def refuse_remote(address: str | None) -> None:
-    """Raise a Refusal unless the request comes from this very machine."""
-    if address not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+def refuse_remote(caller: Caller, address: str | None) -> None:
+    """Raise a Refusal if a caller without a key is on another machine."""
+    if caller.key_id is None and address not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         detail = "without keys only this machine itself may do that"
         raise Refusal(status=403, code="loopback_only", detail=detail)
 

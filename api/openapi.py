@@ -15,6 +15,13 @@ from api.routing import JSON, Route
 
 TITLE = "illo"
 ABOUT = "Illustrations of the same character in scene after scene, drawn in the background."
+KEY = "key"
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "illo_<key id>_<secret>",
+    "description": "A key and the scope it must have; a service without keys asks for none.",
+}
 Json = dict[str, Any]
 Mode = Literal["validation", "serialization"]
 
@@ -31,7 +38,7 @@ def describe(routes: Sequence[Route]) -> bytes:
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": "1", "description": ABOUT},
         "paths": paths,
-        "components": {"schemas": components["$defs"]},
+        "components": {"schemas": components["$defs"], "securitySchemes": {KEY: BEARER}},
     }
     return json.dumps(document, ensure_ascii=False, indent=1).encode()
 
@@ -54,6 +61,7 @@ def _operation(route: Route, schemas: Any) -> Json:
         "summary": route.summary,
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_headers(route)],
         "responses": _answers(route, schemas),
+        "security": [{KEY: [route.needs.value]}] if route.needs else [],
     }
     body = _body(route, schemas)
     return operation | ({"requestBody": body} if body else {})

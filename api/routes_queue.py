@@ -9,11 +9,12 @@ from api.batch_takes import wake_first
 from api.guard import refuse_remote
 from api.idempotency import answer_once_afterwards
 from api.present import present_control, present_worker
-from api.queue_overview import overview
+from api.queue_overview import overview, without_others
 from api.requests import Empty, PauseRequest
 from api.responses import ControlBody, QueueOverviewBody, WorkersBody
 from api.routing import Call, Route, reply
 from api.service import Service
+from shared.keys import Scope
 from shared.ports import Answer
 from shared.turns import PER_TENANT, in_turn
 from shared.workers import QueueControl, pause, resume
@@ -34,6 +35,7 @@ def queue_routes(service: Service) -> list[Route]:
         Route(
             method="POST",
             path="/v1/queue/pause",
+            scope=Scope.ADMIN,
             view=partial(pause_queue, service),
             name="pauseQueue",
             tag="queue",
@@ -44,6 +46,7 @@ def queue_routes(service: Service) -> list[Route]:
         Route(
             method="POST",
             path="/v1/queue/resume",
+            scope=Scope.ADMIN,
             view=partial(resume_queue, service),
             name="resumeQueue",
             tag="queue",
@@ -65,18 +68,18 @@ def queue_routes(service: Service) -> list[Route]:
 
 def read_queue(service: Service, call: Call[None, Empty]) -> Answer:
     """Read the queue as a whole."""
-    return reply(overview(service.backends, service.settings))
+    return reply(overview(service.backends, service.settings, call.caller))
 
 
 def pause_queue(service: Service, call: Call[PauseRequest, Empty]) -> Answer:
     """Pause the queue."""
-    refuse_remote(call.remote)
+    refuse_remote(call.caller, call.remote)
     return _turn(service, call, partial(pause, reason=call.body.reason))
 
 
 def resume_queue(service: Service, call: Call[Empty, Empty]) -> Answer:
     """Resume the queue, and wake workers for what goes first: its messages came to nothing."""
-    refuse_remote(call.remote)
+    refuse_remote(call.caller, call.remote)
     answer = _turn(service, call, resume)
     backends, settings = service.backends, service.settings
     due = in_turn(backends.jobs.claimable(per_tenant=PER_TENANT), PER_TENANT)
@@ -89,7 +92,8 @@ def resume_queue(service: Service, call: Call[Empty, Empty]) -> Answer:
 def list_workers(service: Service, call: Call[None, Empty]) -> Answer:
     """List the workers heard of."""
     records = service.backends.workers.records()
-    return reply(WorkersBody(data=[present_worker(record) for record in records]))
+    shown = [present_worker(without_others(r, call.caller, service.backends)) for r in records]
+    return reply(WorkersBody(data=shown))
 
 
 def _turn(

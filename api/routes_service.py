@@ -12,6 +12,7 @@ from api.requests import Empty
 from api.responses import HealthBody
 from api.routing import Call, Route, reply
 from api.service import Service
+from shared.keys import Scope
 from shared.ports import Answer
 
 HTML = "text/html; charset=utf-8"
@@ -31,29 +32,32 @@ def service_routes(service: Service, others: list[Route]) -> list[Route]:
         return reply(html, content_type=HTML, headers=CLOSED)
 
     routes += [
-        _get("/healthz", healthy, "readHealth", "Tell that the process answers", HealthBody),
-        _get(
+        _open("/healthz", healthy, "readHealth", "Tell that the process answers", HealthBody),
+        _open(
             "/readyz",
             partial(ready, service),
             "readReadiness",
             "Tell that the store can be reached, or answer 503",
             HealthBody,
         ),
-        _get(
-            "/metrics",
-            partial(metrics, service),
-            "readMetrics",
-            "Read what Prometheus collects",
-            "text/plain",
+        Route(
+            method="GET",
+            path="/metrics",
+            scope=Scope.ADMIN,
+            view=partial(metrics, service),
+            name="readMetrics",
+            tag="service",
+            summary="Read what Prometheus collects",
+            answers={200: "text/plain"},
         ),
-        _get(
+        _open(
             "/openapi.json",
             description,
             "readDescription",
             "Read this description",
             "application/json",
         ),
-        _get("/docs", page, "readDocs", "Read this description as a page", "text/html"),
+        _open("/docs", page, "readDocs", "Read this description as a page", "text/html"),
     ]
     return routes
 
@@ -75,7 +79,7 @@ def metrics(service: Service, call: Call[None, Empty]) -> Answer:
     return reply(exposed, content_type=CONTENT_TYPE)
 
 
-def _get(
+def _open(
     path: str,
     view: Callable[..., Answer],
     name: str,
@@ -85,6 +89,7 @@ def _get(
     return Route(
         method="GET",
         path=path,
+        open=True,
         view=view,
         name=name,
         tag="service",

@@ -20,7 +20,8 @@ from api.idempotency import Once, once_of
 from api.problems import Fault, Refusal, invalid, not_available, pointer
 from api.requests import Empty, Strict, parse, query_document
 from api.strict_json import LONGEST_NAME, read_json
-from api.tenants import tenant_of
+from api.tenants import Admit, Caller
+from shared.keys import Scope
 from shared.ports import Answer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Query = TypeVar("Query")
 class Call(Generic[Body, Query]):
     """A request that was found well-formed: what a route acts on."""
 
-    tenant: str
+    caller: Caller
     body: Body
     document: object  # the body before defaults were filled in; an upload's bytes
     query: Query
@@ -48,6 +49,11 @@ class Call(Generic[Body, Query]):
     remote: str | None
     correlation: Correlation
     once: Once | None
+
+    @property
+    def tenant(self) -> str:
+        """Whose jobs, batches and assets it is about."""
+        return self.caller.tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,15 @@ class Route:
     largest_body: int = LARGEST_BODY
     later_types: tuple[str, ...] = ()  # content types to come
     headers: Mapping[str, str] = field(default_factory=dict)  # those it reads, and what for
+    scope: Scope | None = None  # that a key must have; else reading or writing, as the method does
+    open: bool = False  # to anybody, also where there are keys
+
+    @property
+    def needs(self) -> Scope | None:
+        """The scope that a caller must have; None if it is open to anybody."""
+        if self.open:
+            return None
+        return self.scope or (Scope.READ if self.method == "GET" else Scope.WRITE)
 
     @property
     def rule(self) -> str:
@@ -74,12 +89,11 @@ class Route:
         return self.path.replace("{", "<").replace("}", ">")
 
 
-def add_routes(app: Flask, routes: list[Route]) -> None:
-    """Let an app answer these routes."""
+def add_routes(app: Flask, routes: list[Route], admit: Admit) -> None:
+    """Let an app answer these routes, each for the callers that are admitted to it."""
     for route in routes:
-        app.add_url_rule(
-            route.rule, endpoint=route.name, view_func=_entrance(route), methods=[route.method]
-        )
+        enter = partial(_enter, route, admit)
+        app.add_url_rule(route.rule, endpoint=route.name, view_func=enter, methods=[route.method])
     app.wsgi_app = partial(_unfolded, app.wsgi_app)  # type: ignore[method-assign]
 
 
@@ -110,25 +124,23 @@ def _unfolded(
     return answer(call, start)
 
 
-def _entrance(route: Route) -> Callable[..., Response]:
-    def enter(**path: str) -> Response:
-        return response_of(route.view(_call_of(route, request), **path))
+def _enter(route: Route, admit: Admit, **path: str) -> Response:
+    caller = admit(request.headers, route.needs)  # before anything of the body is looked at
+    g.key_id = caller.key_id
+    return response_of(route.view(_call_of(route, caller, request), **path))
 
-    return enter
 
-
-def _call_of(route: Route, request: Request) -> Call[Any, Any]:
+def _call_of(route: Route, caller: Caller, request: Request) -> Call[Any, Any]:
     request.max_content_length = route.largest_body
     if (request.content_length or 0) > route.largest_body:
         raise _too_large(route.largest_body)
-    tenant = tenant_of(request.headers)
     arguments = dict(request.args.lists())
     query = parse(route.query, query_document(arguments))
     document = _document(route, request)
     body = parse(route.body, document) if route.body else document
     key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
     return Call(
-        tenant=tenant,
+        caller=caller,
         body=body,
         document=document,
         query=query,
@@ -137,7 +149,7 @@ def _call_of(route: Route, request: Request) -> Call[Any, Any]:
         headers=request.headers,
         remote=request.remote_addr,
         correlation=g.correlation,
-        once=once_of(key, tenant=tenant, path=request.path, document=document),
+        once=once_of(key, tenant=caller.tenant, path=request.path, document=document),
     )
 
 

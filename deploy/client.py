@@ -20,7 +20,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from shared.errors import RequestRefused, ServiceUnreachable
+from shared.errors import BadSettings, RequestRefused, ServiceUnreachable
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 90.0  # a long poll lasts up to 60
 # A service that never answered is soon called unreachable; one that did is given time to restart.
@@ -61,7 +61,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {_sendable(key)}"} if key else {}
         self._monotonic, self._sleep = monotonic, sleep
         self._met = False
         self._pool = urllib3.PoolManager(
@@ -126,10 +126,17 @@ class Client:
                 if reply.status < 400:
                     return reply
                 if last or reply.status not in _BUSY:
-                    raise _refusal(reply)
+                    raise self._locked_out() if reply.status == 401 else _refusal(reply)
                 pause = max(pause, _retry_after(reply))
             self._sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _locked_out(self) -> RequestRefused:
+        fault = "does not accept the key in ILLO_KEY" if self._headers else "asks for a key"
+        said = (
+            f"{self.url} {fault}; set ILLO_KEY to one that its operator made with `illo keys new`"
+        )
+        return RequestRefused(said, status=401, code="unauthenticated")
 
     def _send(
         self, method: str, address: str, headers: Mapping[str, str], body: bytes | None
@@ -146,6 +153,13 @@ def is_healthy(url: str) -> bool:
         return urllib3.request("GET", f"{url}/healthz", retries=False, timeout=1.0).status == 200
     except HTTPError:
         return False
+
+
+def _sendable(key: str) -> str:
+    """Take a key that fits into a header; raises BadSettings, without the key."""
+    if not (key.isascii() and key.isprintable()):
+        raise BadSettings("ILLO_KEY: no key has such characters; copy it again, in one line")
+    return key
 
 
 def _unreachable(url: str, error: HTTPError) -> str:

@@ -26,7 +26,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "jobs": ("deploy.commands.jobs:jobs", "List jobs, newest first."),
     "cancel": ("deploy.commands.jobs:cancel", "Cancel a job or a batch."),
     "queue": ("deploy.commands.queue:queue", "Show, pause, resume or drain the queue."),
+    "keys": ("deploy.commands.keys:keys", "Make, list or revoke API keys."),
     "weights": ("deploy.commands.weights:weights", "Make or inspect weights."),
+    "indexes": ("deploy.commands.indexes:indexes", "List the indexes that Firestore needs."),
 }
 
 

@@ -1,7 +1,8 @@
 """The app over the real embedded backends, with a clock and a publisher that tests steer."""
 
 import io
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ from shared.embedded.job_store import SqliteJobStore
 from shared.embedded.worker_store import SqliteWorkerStore
 from shared.errors import PublishFailed, StoreUnavailable
 from shared.jobs import Job, claim, succeed
+from shared.keys import Scope, StoredKey, new_key, write_keys
 from shared.messages import Wake
 from shared.settings import Settings
 from shared.vocabulary import Metrics
 from shared.wiring import Backends
-from tests.builders import TERMS, WEIGHTS, FakeClock, a_job, an_image
+from tests.builders import NOW, TERMS, WEIGHTS, FakeClock, a_job, an_image, seconds
 
 LOCAL = "local"
 
@@ -88,6 +90,69 @@ def house(tmp_path: Path) -> House:
 def client(house: House) -> Iterator[FlaskClient]:
     with house.client as client:
         yield client
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyedHouse(House):
+    """A house with keys, by what they are: see `keys_of_ada_and_bob`."""
+
+    keys: Mapping[str, str]
+
+    def caller(self, name: str) -> FlaskClient:
+        """A caller with one of the keys."""
+        return with_key(self.client, self.keys[name])
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> KeyedHouse:
+    return a_keyed_house(tmp_path)
+
+
+def a_keyed_house(folder: Path) -> KeyedHouse:
+    house = a_house(folder)
+    keys, text = keys_of_ada_and_bob()
+    return KeyedHouse(
+        backends=house.backends,
+        settings=house.settings.model_copy(update={"keys": text}),
+        clock=house.clock,
+        publisher=house.publisher,
+        keys=keys,
+    )
+
+
+def with_key(client: FlaskClient, key: str) -> FlaskClient:
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {key}"
+    return client
+
+
+def a_key(tenant: str = "ada", *scopes: Scope, **what_matters: Any) -> tuple[str, StoredKey]:
+    """A key that was made a day before NOW, with all scopes unless some are given."""
+    key, stored = new_key(
+        tenant,
+        scopes or tuple(Scope),
+        NOW - seconds(86_400),
+        expires_at=None,
+        random=secrets.token_bytes,
+    )
+    return key, replace(stored, **what_matters)
+
+
+def keys_of_ada_and_bob() -> tuple[dict[str, str], str]:
+    """Good and bad keys by what they are, and the text of a key file that knows the good ones."""
+    known = {
+        "ada": a_key("ada"),
+        "ada's reader": a_key("ada", Scope.READ),
+        "bob": a_key("bob"),
+        "bob's writer": a_key("bob", Scope.READ, Scope.WRITE),
+        "revoked": a_key("ada", revoked_at=NOW - seconds(1)),
+        "expired": a_key("ada", expires_at=NOW),
+    }
+    unknown, _ = a_key("ada")
+    id_of_ada = known["ada"][0].rpartition("_")[0]
+    wrong = {"unknown": unknown, "wrong": f"{id_of_ada}_{unknown.rpartition('_')[2]}"}
+    return {name: key for name, (key, _) in known.items()} | wrong, write_keys(
+        stored for _, stored in known.values()
+    )
 
 
 def a_house(folder: Path) -> House:

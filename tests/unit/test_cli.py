@@ -31,6 +31,7 @@ def _quickly_discouraged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FRIEND_PATIENCE", 0.0)
     monkeypatch.delenv("ILLO_URL", raising=False)
     monkeypatch.delenv("ILLO_KEY", raising=False)
+    monkeypatch.delenv("ILLO_KEYS", raising=False)
 
 
 @pytest.fixture
@@ -85,6 +86,10 @@ def test_a_client_command_imports_nothing_heavy_and_says_that_nobody_is_there(
     assert said.out == ""
 
 
+def test_keys_are_made_without_anything_heavy() -> None:
+    assert heavy_after("keys", "new", "--tenant", "ada") == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -113,6 +118,9 @@ def test_a_client_command_imports_nothing_heavy_and_says_that_nobody_is_there(
         ["up", "--port", "70000"],
         ["up", "--weights", "nowhere"],
         ["demo", "no-such-story.yaml"],
+        ["keys", "paint"],
+        ["keys", "new"],
+        ["keys", "list"],
     ],
     ids=" ".join,
 )
