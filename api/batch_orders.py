@@ -1,13 +1,17 @@
 """Decide what becomes of a scene that somebody wants drawn again. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 
+from api.batch_faults import refused
 from api.batch_scenes import Source, Surroundings
 from api.batch_takes import new_take
 from api.batch_wishes import overridden
 from api.idempotency import KEPT_FOR
+from api.problems import Fault, pointer
+from api.scene_input import SceneRefused
 from shared.batches import (
     Batch,
     BatchScene,
@@ -36,6 +40,13 @@ class Order:
     request: str
     retention: timedelta
     retry_of: str | None = None
+    full: bool = False  # the quota has no room: what would get a new take is skipped
+
+
+class NoRoom(StrEnum):
+    """Why a scene that should be drawn again gets no new take after all."""
+
+    QUOTA = "quota"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +55,7 @@ class Outcome:
 
     key: str
     job: str | None = None
-    skip: Skip | None = None
+    skip: Skip | NoRoom | None = None
 
 
 def wanted(scene: BatchScene, order: Order) -> BatchScene:
@@ -72,6 +83,21 @@ def foresee(scene: BatchScene, takes: Sequence[Take], order: Order) -> Outcome:
     return Outcome(key=scene.key, job=take_id(scene.batch, scene.key, scene.last_take + 1))
 
 
+def foresee_all(
+    scenes: Sequence[BatchScene], takes: Mapping[str, Sequence[Take]], order: Order
+) -> list[Outcome]:
+    """Foresee what becomes of all; raises a Refusal if the overrides do not fit one of them."""
+    outcomes, faults = list[Outcome](), list[Fault]()
+    for scene in scenes:
+        try:
+            outcomes.append(foresee(scene, takes.get(scene.key, ()), order))
+        except SceneRefused as unfit:
+            faults += [_placed(fault, scene) for fault in unfit.faults]
+    if faults:
+        raise refused(faults, under="overrides")
+    return outcomes
+
+
 def carry_out(
     scene: BatchScene,
     newest: Job | None,
@@ -89,6 +115,8 @@ def carry_out(
     outcome = foresee(scene, _as_of_now(takes, newest), order)
     if outcome.skip:
         return outcome, None
+    if order.full:
+        return Outcome(key=scene.key, skip=NoRoom.QUOTA), None
     number = scene.last_take + 1
     changed = replace(wanted(scene, order), last_take=number)
     job = new_take(
@@ -107,6 +135,11 @@ def asked_for(job: Job, request: str, now: datetime) -> bool:
     """Whether a request that is repeated now has asked for this job."""
     # an Idempotency-Key may be used anew once it has been forgotten
     return job.request == request and now - job.created_at < KEPT_FOR
+
+
+def _placed(fault: Fault, scene: BatchScene) -> Fault:
+    where = pointer("overrides") + fault.pointer
+    return Fault(pointer=where, detail=f"scene {scene.key}: {fault.detail}")
 
 
 def _as_of_now(takes: Sequence[Take], newest: Job | None) -> list[Take]:

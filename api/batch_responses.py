@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from api.batch_orders import NoRoom
 from api.responses import CostBody, ErrorBody, ImageBody, InputBody, Shown
 from shared.batches import BatchStatus, Skip
 from shared.vocabulary import Status
@@ -86,7 +87,7 @@ class SkippedBody(Shown):
     """A selected scene that gets no new take."""
 
     key: str
-    reason: Skip
+    reason: Skip | NoRoom
 
 
 class ReprocessBody(Shown):

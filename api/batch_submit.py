@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from api.batch_requests import BatchRequest
 from api.batch_responses import BatchBody
@@ -15,12 +16,14 @@ from api.batch_takes import wake_first
 from api.batch_views import accepted_body
 from api.expand import expand, write_plan
 from api.idempotency import Keep
+from api.rate_limits import judge, quota_of, refusing_excess, tell
 from api.routing import reply
 from api.service import Service
 from shared.assets import Asset
 from shared.batches import Batch, BatchScene, take_id
-from shared.errors import ArtifactError, IdempotencyRecorded, StoreError
-from shared.ports import Answer
+from shared.errors import ArtifactError, IdempotencyRecorded, QuotaExceeded, StoreError
+from shared.ports import Answer, IdempotencyRecord
+from shared.quotas import Usage
 
 PLAN_TYPE = "application/jsonl"
 
@@ -32,8 +35,9 @@ def submit_batch(
 ) -> Answer:
     """Write the scenes as one artifact, the batch and its record in one transaction; answer 202.
 
-    All or nothing: raises a Refusal with every fault, and IdempotencyRecorded if an equal request
-    was first. What follows the transaction may fail: the sweep finishes it.
+    All or nothing: raises a Refusal with every fault or if the quota has no room for all scenes,
+    and IdempotencyRecorded if an equal request was first. What follows the transaction may fail:
+    the sweep finishes it.
     """
     refuse_many_references(request)
     named = [name for said in (request.defaults, *request.scenes) for name in said.references]
@@ -42,18 +46,17 @@ def submit_batch(
     base = service.new_seed() if given is None else given
     name = service.new_id("bat")
     scenes = plan_scenes(request, around, batch=name, base=base)
-    for asset in around.assets.values():
-        service.backends.assets.keep(tenant, asset.id, until=None)
-    batch = _written(request, scenes, tenant, service, id=name, base=base)
+    batch = _planned(request, len(scenes), tenant, service, id=name, base=base)
     answer = _accepted(accepted_body(batch, service.settings))
-    try:
-        service.backends.batches.create(batch, record=keep(answer, batch.created_at))
-    except IdempotencyRecorded:
-        service.backends.artifacts.delete(batch.artifact)
-        raise
+    record = keep(answer, batch.created_at)
+    with refusing_excess(len(scenes), tenant, service, pointer="/scenes"):
+        judge(len(scenes), tenant, service, record=record)
+        for asset in around.assets.values():
+            service.backends.assets.keep(tenant, asset.id, until=None)
+        batch, usage = _written(batch, scenes, service, record=record)
     service.meters.accepted.inc(len(scenes))
     _begin(batch, scenes, service, traceparent=traceparent)
-    return answer
+    return tell(answer, usage, service, batch.created_at)
 
 
 def read_surroundings(named: Iterable[str], tenant: str, service: Service) -> Surroundings:
@@ -68,31 +71,40 @@ def read_surroundings(named: Iterable[str], tenant: str, service: Service) -> Su
     )
 
 
-def _written(
-    request: BatchRequest,
-    scenes: list[BatchScene],
-    tenant: str,
-    service: Service,
-    *,
-    id: str,
-    base: int,
+def _planned(
+    request: BatchRequest, scenes: int, tenant: str, service: Service, *, id: str, base: int
 ) -> Batch:
     now = service.backends.workers.now()
-    name = f"batches/{id}/scenes.jsonl"
-    stored = service.backends.artifacts.put(name, write_plan(scenes), content_type=PLAN_TYPE)
     return Batch(
         id=id,
         tenant=tenant,
         title=request.title,
         created_at=now,
         updated_at=now,
-        scene_count=len(scenes),
-        artifact=name,
-        generation=stored.generation,
+        scene_count=scenes,
+        artifact=f"batches/{id}/scenes.jsonl",
+        generation=0,  # until it is written
         defaults=stored_defaults(request, base=base),
         priority=request.defaults.priority,
         metadata=request.metadata,
     )
+
+
+def _written(
+    batch: Batch,
+    scenes: list[BatchScene],
+    service: Service,
+    *,
+    record: IdempotencyRecord | None,
+) -> tuple[Batch, Usage | None]:
+    plan, quota = write_plan(scenes), quota_of(service.settings)
+    stored = service.backends.artifacts.put(batch.artifact, plan, content_type=PLAN_TYPE)
+    batch = replace(batch, generation=stored.generation)
+    try:
+        return batch, service.backends.batches.create(batch, record=record, quota=quota)
+    except (IdempotencyRecorded, QuotaExceeded):
+        service.backends.artifacts.delete(batch.artifact)
+        raise
 
 
 def _accepted(body: BatchBody) -> Answer:

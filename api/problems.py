@@ -19,6 +19,9 @@ CODES = {
     "malformed_json": "The body is not JSON",
     "invalid_header": "A header cannot be used",
     "not_available": "Not available in this version",
+    "unauthenticated": "A valid key is needed",
+    "insufficient_scope": "The key may not do that",
+    "wrong_identity": "This account may not do that",
     "foreign_host": "The request is for another host",
     "foreign_origin": "The request comes from another site",
     "loopback_only": "Only this machine may do that",
@@ -35,6 +38,7 @@ CODES = {
     "invalid_request": "The request says something that cannot be done",
     "invalid_image": "The file is not an image to draw from",
     "idempotency_mismatch": "The key came with another request",
+    "quota_exceeded": "A quota is used up",
     "store_unavailable": "The store cannot be reached",
     "internal": "Something went wrong here",
 }

@@ -6,11 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from api.batch_faults import refused
-from api.batch_orders import Order, Outcome, asked_for, carry_out, foresee
+from api.batch_orders import Order, Outcome, asked_for, carry_out, foresee, foresee_all
 from api.batch_requests import ReprocessRequest
 from api.batch_responses import ReprocessBody, SkippedBody
-from api.batch_selection import TakesByKey, selected_scenes
+from api.batch_selection import Asked, TakesByKey, selected_scenes
 from api.batch_submit import read_surroundings
 from api.batch_takes import wake_first
 from api.batch_views import find_scene, takes_by_key
@@ -18,10 +17,20 @@ from api.batch_wishes import overrides_of
 from api.expand import ALL_PAGES, cancel_all, expand
 from api.idempotency import Once
 from api.problems import Fault, Refusal, invalid, not_available, pointer
-from api.scene_input import REFERENCES_FOR_NOW, SceneRefused
+from api.rate_limits import judge, quota_of, refusing_excess
+from api.scene_input import REFERENCES_FOR_NOW
 from api.service import Service
-from shared.batches import Batch, BatchScene, Reseed, SceneChange, Skip, Take
-from shared.errors import JobNotFound
+from shared.batches import (
+    Batch,
+    BatchScene,
+    Reseed,
+    SceneChange,
+    Skip,
+    Take,
+    expansion_done,
+    newest_take,
+)
+from shared.errors import JobNotFound, QuotaExceeded
 from shared.jobs import Job
 
 CHUNK = 50  # scenes that one transaction changes, on every backend
@@ -32,8 +41,9 @@ def reprocess(
 ) -> ReprocessBody:
     """Give every selected scene a new take, in transactions of a few scenes each.
 
-    Nothing is changed if a Refusal is raised. With a key it may be repeated wherever it ended: the
-    scenes that it has served already are counted again and get nothing more.
+    Nothing is changed if a Refusal is raised, as one is unless the quota has room for all. Should
+    others fill it meanwhile, the scenes that are left are skipped. With a key it may be repeated
+    wherever it ended: the scenes that it has served already are counted again and get nothing more.
     """
     _refuse_unclear(wish)
     if not wish.dry_run:
@@ -43,7 +53,8 @@ def reprocess(
     takes = takes_by_key(service.backends.jobs, batch.id)
     scenes = selected_scenes(wish.select, batch, takes, service, asked=asked)
     order = _order(wish, batch, scenes, service, request=request)
-    foreseen = _foreseen(order, scenes, takes)
+    foreseen = foresee_all(scenes, takes, order)
+    _require_room(foreseen, batch.tenant, service, takes=takes, asked=asked, at=pointer("select"))
     if wish.dry_run:
         return _body(foreseen, batch, dry_run=True)
     if any(outcome.job for outcome in foreseen):
@@ -60,27 +71,35 @@ def reprocess(
 def retake_scene(job: Job, service: Service, *, once: Once | None, traceparent: str) -> Job:
     """Draw the scene of a batch's job again, as it is wanted now; return the new take's job.
 
-    Raises a Refusal while a take of the scene is in progress. May be repeated, see reprocess.
+    Raises a Refusal while a take of the scene is in progress, and if the quota has no room. May be
+    repeated, see reprocess.
     """
     assert job.batch is not None
     assert job.scene_key is not None
     batch = service.backends.batches.get(job.batch)
+    if batch.canceled:  # the scenes that have no job yet get canceled ones before it is revived
+        batch = expand(service.backends, service.settings, batch, pages=ALL_PAGES)
     scene = find_scene(job.scene_key, batch, service)
     pinned = [reference.asset for reference in scene.scene.references]
+    request = _request_of(once, service)
     order = Order(
         batch=batch,
         overrides={},
         around=read_surroundings(pinned, batch.tenant, service),
         reseed=Reseed.KEEP,
         force=True,
-        request=_request_of(once, service),
+        request=request,
         retention=service.settings.retention,
         retry_of=job.id,
     )
     takes = takes_by_key(service.backends.jobs, batch.id, [scene.key])
+    foreseen = [foresee(scene, takes.get(scene.key, ()), order)]
+    asked = partial(_asked, request=request, service=service) if once else _never
+    _require_room(foreseen, batch.tenant, service, takes=takes, asked=asked)
     service.backends.batches.update(batch.id, _revived)
     _keep_assets(order, service)
-    [outcome] = _carried_out(order, [scene], takes, service)
+    with refusing_excess(1, batch.tenant, service):
+        [outcome] = _chunk(order, [scene.key], takes, service)
     if outcome.job is None:
         detail = f"scene {scene.key!r} of {batch.id} is being drawn again already"
         raise Refusal(status=409, code=str(Skip.IN_PROGRESS), detail=detail)
@@ -132,22 +151,23 @@ def _keep_assets(order: Order, service: Service) -> None:
         service.backends.assets.keep(order.batch.tenant, name, until=None)
 
 
-def _foreseen(order: Order, scenes: Sequence[BatchScene], takes: TakesByKey) -> list[Outcome]:
-    """Say what would be done; raises a Refusal if the overrides do not fit one of the scenes."""
-    outcomes, faults = list[Outcome](), list[Fault]()
-    for scene in scenes:
+def _require_room(
+    foreseen: Sequence[Outcome],
+    tenant: str,
+    service: Service,
+    *,
+    takes: TakesByKey,
+    asked: Asked,
+    at: str | None = None,
+) -> None:
+    new = [outcome.key for outcome in foreseen if outcome.job]
+    with refusing_excess(len(new), tenant, service, pointer=at):
         try:
-            outcomes.append(foresee(scene, takes.get(scene.key, ()), order))
-        except SceneRefused as unfit:
-            faults += [_placed(fault, scene) for fault in unfit.faults]
-    if faults:
-        raise refused(faults, under="overrides")
-    return outcomes
-
-
-def _placed(fault: Fault, scene: BatchScene) -> Fault:
-    where = pointer("overrides") + fault.pointer
-    return Fault(pointer=where, detail=f"scene {scene.key}: {fault.detail}")
+            judge(len(new), tenant, service)
+        except QuotaExceeded:
+            # what this very request made before it was cut off has been charged already
+            newest = [newest_take(takes.get(key, ())) for key in new]
+            judge(sum(not (take and asked(take)) for take in newest), tenant, service)
 
 
 def _carried_out(
@@ -155,15 +175,16 @@ def _carried_out(
 ) -> Iterator[Outcome]:
     for start in range(0, len(scenes), CHUNK):
         keys = [scene.key for scene in scenes[start : start + CHUNK]]
-        outcomes = _chunk(order, keys, takes, service)
-        # the batch may have been canceled meanwhile, before these jobs were there to be canceled
-        if service.backends.batches.get(order.batch.id).canceled:
-            made = [outcome.job for outcome in outcomes if outcome.job]
-            cancel_all(service.backends, service.settings, made)
+        try:
+            outcomes = _chunk(order, keys, takes, service)
+        except QuotaExceeded:
+            order = replace(order, full=True)
+            outcomes = _chunk(order, keys, takes, service)
         yield from outcomes
 
 
 def _chunk(order: Order, keys: Sequence[str], takes: TakesByKey, service: Service) -> list[Outcome]:
+    """Carry out an order for the scenes of one transaction; raises QuotaExceeded."""
     outcomes: dict[str, Outcome] = {}
 
     def rule(scene: BatchScene, newest: Job | None, now: datetime) -> SceneChange | None:
@@ -171,12 +192,20 @@ def _chunk(order: Order, keys: Sequence[str], takes: TakesByKey, service: Servic
         outcomes[scene.key] = outcome  # a rule that runs again writes it again
         return change
 
-    service.backends.batches.update_scenes(order.batch.id, keys, rule)
+    quota = quota_of(service.settings)
+    update = service.backends.batches.update_scenes
+    charging = partial(update, quota=quota) if quota else update  # without one nothing is counted
+    charging(order.batch.id, keys, rule)
+    # the batch may have been canceled meanwhile, before these jobs were there to be canceled
+    if service.backends.batches.get(order.batch.id).canceled:
+        made = [outcome.job for outcome in outcomes.values() if outcome.job]
+        cancel_all(service.backends, service.settings, made)
     return [outcomes[key] for key in keys]
 
 
 def _revived(batch: Batch, now: datetime) -> Batch:
-    return replace(batch, canceled=False) if batch.canceled else batch
+    # while scenes have no job yet, a cancel that came just now would be undone for them, too
+    return replace(batch, canceled=False) if batch.canceled and expansion_done(batch) else batch
 
 
 def _request_of(once: Once | None, service: Service) -> str:

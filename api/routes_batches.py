@@ -23,8 +23,9 @@ from api.batch_views import (
     show_batch,
     show_scene,
 )
-from api.idempotency import Keep, answer_once, answer_once_afterwards
+from api.idempotency import Keep, answer_once, answer_once_afterwards, remember
 from api.pages import next_link, with_cursor
+from api.rate_limits import tell_now
 from api.reprocess import reprocess
 from api.requests import Empty
 from api.results import CONTENT_TYPE as LINES
@@ -179,14 +180,17 @@ def cancel(service: Service, call: Call[Empty, Empty], id: str) -> Answer:
 
 def reprocess_batch(service: Service, call: Call[ReprocessRequest, Empty], id: str) -> Answer:
     """Draw scenes again."""
+    jobs = service.backends.jobs
 
-    def act() -> Answer:
+    def act(keep: Keep) -> Answer:
         batch = find_batch(id, call.tenant, service)
         traceparent = call.correlation.traceparent
         body = reprocess(call.body, batch, service, once=call.once, traceparent=traceparent)
-        return reply(body, status=202, headers={"Location": f"/v1/batches/{id}"})
+        answer = reply(body, status=202, headers={"Location": f"/v1/batches/{id}"})
+        remember(keep(answer, service.backends.workers.now()), jobs)
+        return tell_now(answer, call.tenant, service)
 
-    return _once(call, service, act)
+    return answer_once(call.once, jobs, act)
 
 
 def read_results(service: Service, call: Call[None, Empty], id: str) -> Answer:

@@ -6,6 +6,7 @@ from api.idempotency import Keep, answer_once, answer_once_afterwards, remember
 from api.images import show_image
 from api.jobs_view import find_job, list_jobs
 from api.pages import next_link, with_cursor
+from api.rate_limits import tell_now
 from api.reprocess import retake_scene
 from api.requests import Empty, JobRequest, JobsQuery, WaitQuery
 from api.responses import JobBody, JobsBody
@@ -157,7 +158,7 @@ def retry_job(service: Service, call: Call[Empty, Empty], id: str) -> Answer:
         take = retake_scene(job, service, once=call.once, traceparent=traceparent)
         answer = accepted(take, service)
         remember(keep(answer, service.backends.workers.now()), jobs)
-        return answer
+        return tell_now(answer, call.tenant, service)
 
     return answer_once(call.once, jobs, act)
 

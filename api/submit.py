@@ -8,6 +8,7 @@ from datetime import datetime
 from api.idempotency import Keep
 from api.jobs_view import show_job
 from api.problems import Refusal, invalid
+from api.rate_limits import judge, quota_of, refusing_excess, tell
 from api.requests import JobRequest, SceneFields
 from api.routing import reply
 from api.scene_input import SceneRefused, pin, resolve_scene
@@ -16,7 +17,8 @@ from shared.assets import Asset
 from shared.errors import PublishFailed, StoreUnavailable
 from shared.jobs import Job, confirm_wake, enqueue
 from shared.messages import Wake
-from shared.ports import Answer
+from shared.ports import Answer, IdempotencyRecord
+from shared.quotas import Usage
 from shared.scenes import Scene, recipe_of
 from shared.vocabulary import Priority
 
@@ -84,16 +86,16 @@ def submit(wish: Wish, service: Service, *, keep: Keep, traceparent: str) -> Ans
     """Create the job and its idempotency record in one transaction, then publish; answer 202.
 
     A publish that fails changes nothing: the sweep sends the message again. Raises
-    IdempotencyRecorded if an equal request was first.
+    IdempotencyRecorded if an equal request was first, and a Refusal if the quota has no room.
     """
     now = service.backends.workers.now()
     job = _job_of(wish, service, now)
-    keep_assets([reference.asset for reference in wish.scene.references], wish.tenant, service, now)
     answer = accepted(job, service)
-    service.backends.jobs.create([job], record=keep(answer, now))
+    with refusing_excess(1, wish.tenant, service):
+        usage = _written(job, service, record=keep(answer, now), now=now)
     service.meters.accepted.inc()
     wake_worker(job, service, traceparent=traceparent)
-    return answer
+    return tell(answer, usage, service, now)
 
 
 def accepted(job: Job, service: Service) -> Answer:
@@ -138,6 +140,16 @@ def keep_assets(names: list[str], tenant: str, service: Service, now: datetime) 
 def _deleted(asset: str) -> Refusal:
     detail = f"{asset} was deleted; upload it again"
     return Refusal(status=409, code="reference_deleted", detail=detail)
+
+
+def _written(
+    job: Job, service: Service, *, record: IdempotencyRecord | None, now: datetime
+) -> Usage | None:
+    uploads = [reference.asset for reference in job.scene.references]
+    if uploads:  # those of a job that does not fit are to live no longer than before
+        judge(1, job.tenant, service, record=record)
+        keep_assets(uploads, job.tenant, service, now)
+    return service.backends.jobs.create([job], record=record, quota=quota_of(service.settings))
 
 
 def _job_of(wish: Wish, service: Service, now: datetime) -> Job:

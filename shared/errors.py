@@ -1,5 +1,7 @@
 """Everything that illo can refuse or find wrong, as one tree; each name states a fact."""
 
+from datetime import timedelta
+
 
 class IlloError(Exception):
     """The root: its message names the thing and the remedy."""
@@ -69,6 +71,15 @@ class IdempotencyRecorded(StoreError):
     def __init__(self, record: object) -> None:
         super().__init__("this Idempotency-Key was used before")
         self.record = record
+
+
+class QuotaExceeded(StoreError):
+    """The tenant may not use more at present; says which limit, and when to try again if known."""
+
+    def __init__(self, message: str, *, limit: str, retry_after: timedelta | None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after = retry_after
 
 
 class UnknownSchema(StoreError):

@@ -1,8 +1,9 @@
 """Say why nothing new is drawn, or woken, at the moment; the API and the worker agree on it."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from shared.ports import JobStore, WorkerStore
+from shared.quotas import day_of
 from shared.settings import Settings
 from shared.workers import QueueControl, starts_blocked
 
@@ -18,11 +19,6 @@ def why_not_woken(jobs: JobStore, workers: WorkerStore, settings: Settings) -> s
     return _why_held(jobs, control, settings, now) or starts_blocked(
         workers.records(), control, now, source=settings.weights
     )
-
-
-def day_of(now: datetime) -> datetime:
-    """Find the midnight, in UTC, at which the day of the ceiling began."""
-    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _why_held(

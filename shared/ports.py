@@ -12,6 +12,7 @@ from shared.assets import Asset
 from shared.batches import Batch, BatchScene, SceneChange, Take
 from shared.jobs import Job
 from shared.messages import Wake
+from shared.quotas import Quota, Usage
 from shared.vocabulary import Priority, Status
 from shared.workers import QueueControl, WorkerRecord
 
@@ -109,10 +110,18 @@ class IdempotencyStore(Protocol):
 class JobStore(IdempotencyStore, Protocol):
     """The queue of record. Every instant it judges by comes from its own clock."""
 
-    def create(self, jobs: Sequence[Job], *, record: IdempotencyRecord | None = None) -> None:
-        """Write up to 200 new jobs and the record in one transaction, or nothing.
+    def create(
+        self,
+        jobs: Sequence[Job],
+        *,
+        record: IdempotencyRecord | None = None,
+        quota: Quota | None = None,
+    ) -> Usage | None:
+        """Write up to 200 new jobs of one tenant and the record in one transaction, or nothing.
 
-        Raises IdempotencyRecorded if the key was used, JobExists if an id was.
+        With a quota the jobs are charged in that transaction, and what the tenant then uses is
+        returned. Raises, in this order, IdempotencyRecorded if the key was used, JobExists if an id
+        was, QuotaExceeded.
         """
 
     def get(self, id: str) -> Job:
@@ -170,6 +179,9 @@ class JobStore(IdempotencyStore, Protocol):
     def gpu_seconds(self, since: datetime) -> float:
         """Sum up the device seconds of all jobs that changed since then."""
 
+    def usage(self, tenant: str) -> Usage:
+        """Tell what a tenant uses, at the store's time."""
+
     def needs_asset(self, asset: str) -> bool:
         """Whether an unfinished job draws from this asset."""
 
@@ -186,8 +198,17 @@ class JobStore(IdempotencyStore, Protocol):
 class BatchStore(Protocol):
     """Batches and their scenes, in the same transactions as their jobs."""
 
-    def create(self, batch: Batch, *, record: IdempotencyRecord | None = None) -> None:
-        """Write a new batch and the record, or nothing; raises IdempotencyRecorded."""
+    def create(
+        self,
+        batch: Batch,
+        *,
+        record: IdempotencyRecord | None = None,
+        quota: Quota | None = None,
+    ) -> Usage | None:
+        """Write a new batch and the record, or nothing; its scenes are charged as jobs.
+
+        See JobStore.create; raises IdempotencyRecorded or QuotaExceeded.
+        """
 
     def get(self, id: str) -> Batch:
         """Read a batch; raises BatchNotFound."""
@@ -207,11 +228,19 @@ class BatchStore(Protocol):
     def scenes(self, batch: str, *, after: int = -1, limit: int = 200) -> list[BatchScene]:
         """List scenes by position, those behind `after`."""
 
-    def update_scenes(self, batch: str, keys: Sequence[str], rule: SceneRule) -> list[SceneChange]:
+    def update_scenes(
+        self,
+        batch: str,
+        keys: Sequence[str],
+        rule: SceneRule,
+        *,
+        quota: Quota | None = None,
+    ) -> list[SceneChange]:
         """Change up to 50 scenes in one transaction; return what was written.
 
         The rule is pure and gets each scene, its newest take's job and the time; None leaves the
-        scene alone. A new job marks the former take's as superseded. Raises SceneNotFound.
+        scene alone. A new job marks the former take's as superseded. With a quota the new jobs are
+        charged. Raises SceneNotFound or QuotaExceeded, and then nothing was written.
         """
 
 

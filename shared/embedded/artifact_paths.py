@@ -1,14 +1,10 @@
-"""Where an artifact's files lie, and which names are safe to make files of."""
+"""Where an artifact's files lie."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import ArtifactError
-
-LONGEST_NAME = 500
-# A leading dot is ours: temporary files have one, so no artifact can be taken for one.
-_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,149}")
+from shared.artifact_names import parts_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +40,6 @@ class ArtifactPaths:
 
 def artifact_paths(root: Path, name: str) -> ArtifactPaths:
     """Find an artifact's place; raises ArtifactError if the name could lead anywhere else."""
-    parts = name.split("/")
-    if len(name) > LONGEST_NAME or not all(_PART.fullmatch(part) for part in parts):
-        raise ArtifactError(
-            f"{name[:80]!r} cannot name an artifact: letters, digits, `_`, `-` and `.` between "
-            "slashes, no part empty or with a leading dot"
-        )
+    parts = parts_of(name)
     last = Path(parts[-1])
     return ArtifactPaths(folder=root.joinpath(*parts[:-1]), stem=last.stem, suffix=last.suffix)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from shared.assets import Asset, forget, prolong
+from shared.cursors import decode_cursor, encode_cursor
 from shared.documents import from_json, to_json
-from shared.embedded.cursors import decode_cursor, encode_cursor
 from shared.embedded.database import Database, micros
 from shared.ports import Page
 

@@ -9,9 +9,11 @@ from shared.documents import from_json, to_json
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import write_record
 from shared.embedded.job_rows import add_job, insert_job, read_jobs, write_job
+from shared.embedded.usage import charged
 from shared.errors import BatchNotFound, SceneNotFound
 from shared.jobs import Job, stamp, supersede
 from shared.ports import BatchChange, IdempotencyRecord, SceneRule
+from shared.quotas import Quota, Usage
 
 MOST_ADDED = 100  # each comes with a job, and both count as documents of one transaction
 MOST_CHANGED = 50  # a scene, its new job and the former one; half the room is left
@@ -23,15 +25,25 @@ class SqliteBatchStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, batch: Batch, *, record: IdempotencyRecord | None = None) -> None:
+    def create(
+        self,
+        batch: Batch,
+        *,
+        record: IdempotencyRecord | None = None,
+        quota: Quota | None = None,
+    ) -> Usage | None:
         """See BatchStore.create."""
         with self._database.write() as connection:
+            now = self._now()
             if record:
-                write_record(connection, record, self._now())
+                write_record(connection, record, now)
+            usage = charged(connection, quota, batch.tenant, batch.scene_count, now)
             connection.execute(
-                "INSERT INTO batches (id, document, created_at, settled) VALUES (?, ?, ?, ?)",
-                (batch.id, to_json(batch), micros(batch.created_at), settled(batch)),
+                "INSERT INTO batches (id, document, tenant, created_at, settled) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (batch.id, to_json(batch), batch.tenant, micros(batch.created_at), settled(batch)),
             )
+        return usage
 
     def get(self, id: str) -> Batch:
         """See BatchStore.get."""
@@ -89,37 +101,55 @@ class SqliteBatchStore:
             )
             return [from_json(BatchScene, document) for (document,) in rows]
 
-    def update_scenes(self, batch: str, keys: Sequence[str], rule: SceneRule) -> list[SceneChange]:
+    def update_scenes(
+        self,
+        batch: str,
+        keys: Sequence[str],
+        rule: SceneRule,
+        *,
+        quota: Quota | None = None,
+    ) -> list[SceneChange]:
         """See BatchStore.update_scenes."""
         _refuse_more_than(MOST_CHANGED, len(keys), "scenes")
         with self._database.write() as connection:
             now = self._now()
-            changes = [
-                _change_scene(connection, batch, key, rule, now) for key in dict.fromkeys(keys)
-            ]
-        return [change for change in changes if change]
+            scenes = [_read_scene(connection, batch, key) for key in dict.fromkeys(keys)]
+            found = [(scene, _job_of_take(connection, scene)) for scene in scenes]
+            wanted = [(rule(scene, newest, now), newest) for scene, newest in found]
+            changes = [change for change, _ in wanted if change]
+            _charge_takes(connection, quota, changes, now)
+            for change, newest in wanted:
+                if change:
+                    _write_change(connection, change, newest, now)
+        return changes
 
     def _now(self) -> datetime:
         return self._database.clock.now()
 
 
-def _change_scene(
-    connection: sqlite3.Connection, batch: str, key: str, rule: SceneRule, now: datetime
-) -> SceneChange | None:
-    scene = _read_scene(connection, batch, key)
-    newest = _job_of_take(connection, scene)
-    change = rule(scene, newest, now)
-    if change is None:
-        return None
+def _charge_takes(
+    connection: sqlite3.Connection,
+    quota: Quota | None,
+    changes: Sequence[SceneChange],
+    now: datetime,
+) -> None:
+    jobs = [change.job for change in changes if change.job]
+    if jobs:
+        charged(connection, quota, jobs[0].tenant, len(jobs), now)
+
+
+def _write_change(
+    connection: sqlite3.Connection, change: SceneChange, newest: Job | None, now: datetime
+) -> None:
+    scene = change.scene
     if change.job:
         insert_job(connection, change.job)
         if newest:
             write_job(connection, stamp(newest, supersede(newest, now), now))
     connection.execute(
         "UPDATE scenes SET document = ?, position = ? WHERE batch = ? AND key = ?",
-        (to_json(change.scene), change.scene.position, batch, key),
+        (to_json(scene), scene.position, scene.batch, scene.key),
     )
-    return change
 
 
 def _job_of_take(connection: sqlite3.Connection, scene: BatchScene) -> Job | None:

@@ -5,15 +5,17 @@ from contextlib import suppress
 from datetime import datetime
 
 from shared.batches import PAGE, Take
+from shared.cursors import decode_cursor, encode_cursor
 from shared.documents import to_json
 from shared.embedded import job_lists, job_queries, job_sums
-from shared.embedded.cursors import decode_cursor, encode_cursor
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import read_record, write_record
 from shared.embedded.job_rows import delete_job, insert_job, read_job, write_job
+from shared.embedded.usage import read_usage
 from shared.errors import JobError, JobNotFound
 from shared.jobs import Job, Terms, stamp
 from shared.ports import Ahead, IdempotencyRecord, JobChange, JobFilter, Page, QueueCount
+from shared.quotas import Quota, Usage, charge
 from shared.vocabulary import Status
 
 
@@ -36,15 +38,24 @@ class SqliteJobStore:
         with self._database.write() as connection:
             write_record(connection, record, self._now())
 
-    def create(self, jobs: Sequence[Job], *, record: IdempotencyRecord | None = None) -> None:
+    def create(
+        self,
+        jobs: Sequence[Job],
+        *,
+        record: IdempotencyRecord | None = None,
+        quota: Quota | None = None,
+    ) -> Usage | None:
         """See JobStore.create."""
         if len(jobs) > PAGE:
             raise ValueError(f"{len(jobs)} jobs at once: {PAGE} are the most")
         with self._database.write() as connection:
+            now = self._now()
             if record:
-                write_record(connection, record, self._now())
+                write_record(connection, record, now)
+            before = read_usage(connection, jobs[0].tenant, now) if quota and jobs else None
             for job in jobs:
                 insert_job(connection, job)
+            return charge(quota, before, len(jobs), now) if quota and before else None
 
     def get(self, id: str) -> Job:
         """See JobStore.get."""
@@ -142,6 +153,11 @@ class SqliteJobStore:
         """See JobStore.gpu_seconds."""
         with self._database.read() as connection:
             return job_sums.gpu_seconds(connection, since)
+
+    def usage(self, tenant: str) -> Usage:
+        """See JobStore.usage."""
+        with self._database.read() as connection:
+            return read_usage(connection, tenant, self._now())
 
     def needs_asset(self, asset: str) -> bool:
         """See JobStore.needs_asset."""

@@ -113,4 +113,13 @@ _FIRST = (
     "CREATE TABLE control (id INTEGER PRIMARY KEY CHECK (id = 1), document TEXT NOT NULL)",
 )
 
-MIGRATIONS = (_FIRST,)
+_USAGE = (
+    "ALTER TABLE batches ADD COLUMN tenant TEXT NOT NULL DEFAULT ''",
+    "UPDATE batches SET tenant = json_extract(document, '$.tenant')",
+    "CREATE INDEX batches_unfinished_of_tenant ON batches (tenant) WHERE settled = 0",
+    # Tombstones are counted too: deleting a job does not unmake it.
+    "CREATE INDEX jobs_made ON jobs (tenant, created_at)",
+    "CREATE INDEX jobs_drawn ON jobs (tenant, updated_at, gpu_seconds) WHERE gpu_seconds > 0",
+)
+
+MIGRATIONS = (_FIRST, _USAGE)

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from shared.embedded.cursors import decode_cursor, encode_cursor
+from shared.cursors import decode_cursor, encode_cursor
 from shared.errors import BadCursor
 
 

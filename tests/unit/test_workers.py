@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.holds import day_of, why_held, why_not_woken
+from shared.holds import why_held, why_not_woken
+from shared.quotas import day_of
 from shared.vocabulary import Metrics
 from shared.workers import (
     FAILED_STARTS,
