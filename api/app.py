@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry
@@ -14,13 +15,18 @@ from api.long_poll import LongPolls
 from api.meters import Meters
 from api.problems import Refusal, present_problem, refusal_of
 from api.routes import all_routes
+from api.routes_internal import internal_routes
 from api.routing import add_routes, response_of
 from api.service import Service
+from api.tenants import admission
 from shared.clock import new_id, new_seed
 from shared.errors import IlloError
 from shared.scenes import Weights
 from shared.settings import Settings
 from shared.wiring import Backends
+
+if TYPE_CHECKING:  # it brings a Google library, which the API starts without
+    from shared.identity import PushIdentity
 
 _DETAILS = {
     404: "there is nothing at this path; /docs lists what there is",
@@ -38,12 +44,15 @@ def create_app(
     *,
     closing: threading.Event | None = None,
     nudge: threading.Event | None = None,
+    sweeper: "PushIdentity | None" = None,
 ) -> Flask:
     """Make the app.
 
     Once `closing` is set, requests that wait are answered as things stand. `nudge` is set when
-    there is something for the sweep to do at once.
+    there is something for the sweep to do at once; `sweeper` may call for one over HTTP. Raises
+    BadSettings if there are keys that cannot be read.
     """
+    admit = admission(settings, backends.clock)
     places = max(1, settings.http_threads // 2)
     service = Service(
         backends=backends,
@@ -56,18 +65,20 @@ def create_app(
     )
     app = Flask("illo", static_folder=None)
     app.url_map.merge_slashes = False  # //v1/jobs is no path of ours, and no redirect either
-    _frame_requests(app, service.meters)
+    _frame_requests(app, service.meters, keyed=settings.keys is not None)
     _refuse_with_problems(app)
-    add_routes(app, all_routes(service, nudge))
+    routes = [*all_routes(service, nudge), *internal_routes(service, sweeper)]
+    add_routes(app, routes, admit)
     return app
 
 
-def _frame_requests(app: Flask, meters: Meters) -> None:
+def _frame_requests(app: Flask, meters: Meters, *, keyed: bool) -> None:
     @app.before_request
     def begin() -> None:
         g.began = time.monotonic()
         g.correlation = correlation_of(request.headers)
-        refuse_foreign(request.method, request.headers)
+        if not keyed:
+            refuse_foreign(request.method, request.headers)
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -90,6 +101,7 @@ def _tell(response: Response, meters: Meters, seconds: float) -> None:
         "route": route,
         "status": response.status_code,
         "seconds": round(seconds, 4),
+        "key_id": g.get("key_id"),
     }
     log.info("answered", extra=event)
 

@@ -41,7 +41,7 @@ def show_artifact(
     if parse_etags(headers.get("If-None-Match")).contains_weak(sha256):  # RFC 9110, 13.1.2
         return reply(status=304, headers=caching)
     url = service.backends.artifacts.url(name, generation)
-    if url:
-        return reply(status=302, headers={"Location": url})
+    if url:  # it is good for a few minutes only, so nobody may keep it
+        return reply(status=302, headers={"Location": url, "Cache-Control": "no-store"})
     content = service.backends.artifacts.get(name, generation)
     return reply(content, content_type=content_type, headers=caching)

@@ -14,7 +14,6 @@ LATER = (
     ("POST", "/v1/images/edits", "createImageEdit", "OpenAI's image edits"),
     ("GET", "/v1/models", "listModels", "OpenAI's list of models"),
     ("GET", "/v1/models/{id}", "readModel", "OpenAI's models"),
-    ("POST", "/internal/sweep", "sweep", "sweeping on Google's request"),
     ("POST", "/internal/events", "takeEvent", "events from Google"),
 )
 

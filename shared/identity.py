@@ -1,4 +1,4 @@
-"""Verify the identity token of a push: who sent it, and that it was meant for this worker.
+"""Verify the identity token of a push or another call of Google's: who sent it, and to whom.
 
 The rules are those for Google's OIDC tokens. Any Google account can have a token made for any
 audience, so the sender's email is compared as well:
@@ -25,13 +25,15 @@ UNREADABLE = (
     ValueError,
 )
 
-# Key id -> PEM of a certificate or public key. Called at every push; the backend may cache.
+# Key id -> PEM of a certificate or public key. Called at every push; the backend may cache, and
+# its mapping may look for newer keys when `[]` asks for an id that is not among them.
+# Raises StoreUnavailable while there are none to judge by.
 Keys = Callable[[], Mapping[str, str | bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushIdentity:
-    """Whose pushes are accepted."""
+    """Whose pushes, or calls, are accepted."""
 
     issuers: tuple[str, ...]
     audience: str
@@ -40,25 +42,26 @@ class PushIdentity:
 
 
 def verify(authorization: str | None, identity: PushIdentity) -> None:
-    """Accept a push's Authorization header, or raise Unauthenticated or WrongIdentity.
+    """Accept an Authorization header, or raise Unauthenticated or WrongIdentity.
 
     Unauthenticated: no bearer token, unreadable, another algorithm, unknown key, wrong signature,
-    or out of date. WrongIdentity: a good token, but of another issuer, audience or sender.
+    or out of date. WrongIdentity: a good token, but of another issuer, audience or sender. What
+    the keys raise comes through.
     """
     token = _bearer(authorization)
     claims = _claims(token, identity.keys())
     if claims.get("iss") not in identity.issuers:
-        raise WrongIdentity("the token's issuer is not the one that pushes here")
+        raise WrongIdentity("the token's issuer is none that is trusted here")
     if claims.get("aud") != identity.audience:
         raise WrongIdentity("the token is meant for another audience")
     if claims.get("email") != identity.email or claims.get("email_verified") is not True:
-        raise WrongIdentity("the token's sender is not the push identity")
+        raise WrongIdentity("the token is of an account that may not do this")
 
 
 def _bearer(authorization: str | None) -> str:
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("a push needs `Authorization: Bearer <identity token>`")
+        raise Unauthenticated("send `Authorization: Bearer <identity token>`")
     if len(token) > LONGEST_TOKEN:
         raise Unauthenticated(f"the token is longer than {LONGEST_TOKEN} characters")
     return token.strip()
@@ -67,10 +70,11 @@ def _bearer(authorization: str | None) -> str:
 def _claims(token: str, keys: Mapping[str, str | bytes]) -> Mapping[str, object]:
     try:
         header = jwt.decode_header(token)  # type: ignore[no-untyped-call]
-        if header.get("alg") not in ALGORITHMS or header.get("kid") not in keys:
-            raise Unauthenticated("the token is not signed with a key that is known here")
+        id = header.get("kid")
+        if header.get("alg") not in ALGORITHMS or not isinstance(id, str):
+            raise Unauthenticated("the token is not signed with a key that could be known here")
         # The audience is compared by the caller: google-auth would pass over a missing one.
-        claims: Mapping[str, object] = jwt.decode(token, certs=dict(keys))  # type: ignore[no-untyped-call]
+        claims: Mapping[str, object] = jwt.decode(token, certs={id: keys[id]})  # type: ignore[no-untyped-call]
     except UNREADABLE:
         raise Unauthenticated("the token cannot be trusted: malformed, forged or expired") from None
     return claims

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,16 +21,27 @@ from pydantic import (
 
 from shared.errors import BadSettings
 from shared.jobs import Terms
+from shared.quotas import Quota
 
 PREFIX = "ILLO_"
 CLIENT_ONLY = frozenset({"ILLO_URL", "ILLO_KEY"})  # read by the command line, no setting
-WORLDS_OWN = frozenset({"PORT"})
+WORLDS_OWN = frozenset(
+    {
+        "PORT",
+        "GOOGLE_CLOUD_PROJECT",
+        "FIRESTORE_EMULATOR_HOST",
+        "PUBSUB_EMULATOR_HOST",
+        "STORAGE_EMULATOR_HOST",
+    }
+)
+GOOGLES_CERTIFICATES = "https://www.googleapis.com/oauth2/v1/certs"
 
 
 class Backend(StrEnum):
     """Which services the processes stand on."""
 
     EMBEDDED = "embedded"
+    GCP = "gcp"
 
 
 class ResidencyWish(StrEnum):
@@ -48,7 +58,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     backend: Backend = Field(
-        Backend.EMBEDDED, description="The services to stand on: SQLite, files and a push queue."
+        Backend.EMBEDDED,
+        description="The services to stand on: embedded, on one machine, or gcp.",
     )
     data: Path = Field(
         Path("data"), description="The folder that holds the database, the images and the queue."
@@ -106,6 +117,55 @@ class Settings(BaseModel):
     ack_deadline_seconds: float = Field(
         600, gt=0, le=600, description="How long the queue waits for an answer to a push."
     )
+    keys: str | None = Field(
+        None,
+        min_length=1,
+        description="The API keys: a JSON file of their hashes, or that JSON itself.",
+    )
+    quota_queued_jobs: int | None = Field(
+        None, ge=1, description="The most jobs a tenant may have waiting."
+    )
+    quota_jobs_per_day: int | None = Field(
+        None, ge=1, description="The most jobs a tenant may make a day."
+    )
+    quota_gpu_seconds_per_day: float | None = Field(
+        None, gt=0, description="Drawing seconds a day after which a tenant may make no more jobs."
+    )
+    project: str | None = Field(
+        None, min_length=1, alias="GOOGLE_CLOUD_PROJECT", description="gcp: the project's id."
+    )
+    database: str = Field("(default)", min_length=1, description="gcp: the Firestore database.")
+    bucket: str | None = Field(
+        None, min_length=3, description="gcp: the bucket of uploads and images."
+    )
+    topic: str | None = Field(
+        None, min_length=3, description="gcp: the Pub/Sub topic that wake-ups are published to."
+    )
+    push_audience: str | None = Field(
+        None, min_length=1, description="gcp: the audience of the pushes' identity tokens."
+    )
+    push_email: str | None = Field(
+        None, min_length=3, description="gcp: the service account that pushes."
+    )
+    sweep_audience: str | None = Field(
+        None, min_length=1, description="gcp: the audience of the scheduler's identity tokens."
+    )
+    sweep_email: str | None = Field(
+        None, min_length=3, description="gcp: the service account that calls for the sweep."
+    )
+    certificates: str = Field(
+        GOOGLES_CERTIFICATES,
+        description="gcp: where the keys of identity tokens are; another URL only with emulators.",
+    )
+    firestore_emulator: str | None = Field(
+        None, alias="FIRESTORE_EMULATOR_HOST", description="host:port of Google's emulator."
+    )
+    pubsub_emulator: str | None = Field(
+        None, alias="PUBSUB_EMULATOR_HOST", description="host:port of Google's emulator."
+    )
+    storage_emulator: str | None = Field(
+        None, alias="STORAGE_EMULATOR_HOST", description="The URL of a Cloud Storage emulator."
+    )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
     )
@@ -119,6 +179,15 @@ class Settings(BaseModel):
     def pipeline_threads(self) -> int:
         """How many CPU threads to draw with; sharing the last core makes steps ten times slower."""
         return self.threads or max(1, (os.cpu_count() or 1) - 1)
+
+    @property
+    def quota(self) -> Quota:
+        """What a tenant may use."""
+        return Quota(
+            queued_jobs=self.quota_queued_jobs,
+            jobs_per_day=self.quota_jobs_per_day,
+            gpu_seconds_per_day=self.quota_gpu_seconds_per_day,
+        )
 
     @property
     def terms(self) -> Terms:
@@ -160,22 +229,11 @@ class Settings(BaseModel):
         return heartbeat
 
 
-def require_loopback(settings: Settings) -> None:
-    """Raise BadSettings if others than this machine could reach a service that has no keys."""
-    try:
-        loopback = settings.host == "localhost" or ip_address(settings.host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise BadSettings(
-            f"ILLO_HOST: listening on {settings.host} needs API keys, which this version does not "
-            "have; use 127.0.0.1"
-        )
-
-
 def variable(field: str) -> str:
     """Name the environment variable of a setting."""
-    return "PORT" if field in ("port", "PORT") else PREFIX + field.upper()
+    declared = Settings.model_fields.get(field)
+    alias = field if field in WORLDS_OWN else declared.alias if declared else None
+    return alias or PREFIX + field.upper()
 
 
 def process_environment() -> Mapping[str, str]:

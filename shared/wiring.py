@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.clock import SystemClock
+from shared.errors import BadSettings
 from shared.manifest import read_manifest
 from shared.ports import (
     ArtifactStore,
@@ -14,12 +15,14 @@ from shared.ports import (
     Publisher,
     WorkerStore,
 )
+from shared.requirements import needed
 from shared.scenes import Weights
-from shared.settings import Settings
+from shared.settings import Backend, Settings
 
 if TYPE_CHECKING:  # it brings a Google SDK, which the API starts without
     from shared.identity import PushIdentity
 
+GOOGLES_ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 LOCAL_ISSUER = "https://queue.illo.local"
 LOCAL_AUDIENCE = "https://worker.illo.local/push"
 LOCAL_EMAIL = "push@illo.local"
@@ -40,7 +43,48 @@ class Backends:
 
 
 def open_backends(settings: Settings) -> Backends:
-    """Open the services that the settings name."""
+    """Open the services that the settings name; raises StoreError if they cannot be."""
+    return _on_google(settings) if settings.backend is Backend.GCP else _on_this_machine(settings)
+
+
+def served_weights(settings: Settings) -> Weights:
+    """Say which weights are drawn with; raises WeightsMissing or WeightsDamaged."""
+    manifest = read_manifest(settings.weights_directory)
+    return Weights(label=manifest.label, sha256=manifest.sha256)
+
+
+def push_identity(settings: Settings) -> "PushIdentity":
+    """Say whose pushes a worker accepts."""
+    if settings.backend is Backend.GCP:
+        return _google_identity(
+            settings,
+            audience=needed(settings, "push_audience"),
+            email=needed(settings, "push_email"),
+        )
+    from shared.embedded.push_keys import read_public_key
+    from shared.identity import PushIdentity
+
+    key = settings.data / "push-key.pem"
+    return PushIdentity(
+        issuers=(LOCAL_ISSUER,),
+        audience=LOCAL_AUDIENCE,
+        email=LOCAL_EMAIL,
+        keys=lambda: {LOCAL_KEY_ID: read_public_key(key)},
+    )
+
+
+def sweep_identity(settings: Settings) -> "PushIdentity | None":
+    """Say who may call for a sweep; nobody may where the API sweeps by itself."""
+    if settings.backend is not Backend.GCP:
+        return None
+    return _google_identity(
+        settings,
+        audience=needed(settings, "sweep_audience"),
+        email=needed(settings, "sweep_email"),
+    )
+
+
+def _on_this_machine(settings: Settings) -> Backends:
     from shared.embedded.artifact_store import FileArtifactStore
     from shared.embedded.asset_store import SqliteAssetStore
     from shared.embedded.batch_store import SqliteBatchStore
@@ -63,21 +107,41 @@ def open_backends(settings: Settings) -> Backends:
     )
 
 
-def served_weights(settings: Settings) -> Weights:
-    """Say which weights are drawn with; raises WeightsMissing or WeightsDamaged."""
-    manifest = read_manifest(settings.weights_directory)
-    return Weights(label=manifest.label, sha256=manifest.sha256)
+def _on_google(settings: Settings) -> Backends:
+    try:
+        from shared.gcp.artifact_store import CloudArtifactStore
+        from shared.gcp.asset_store import FirestoreAssetStore
+        from shared.gcp.batch_store import FirestoreBatchStore
+        from shared.gcp.delivery import PubSubPublisher
+        from shared.gcp.firestore import Firestore
+        from shared.gcp.job_store import FirestoreJobStore
+        from shared.gcp.worker_store import FirestoreWorkerStore
+    except ModuleNotFoundError as missing:
+        raise BadSettings(
+            f"ILLO_BACKEND: gcp needs {missing.name}; install it with `pip install illo[gcp]`"
+        ) from None
+    project = needed(settings, "project")
+    firestore = Firestore(project, database=settings.database)
+    return Backends(
+        jobs=FirestoreJobStore(firestore, terms=settings.terms),
+        batches=FirestoreBatchStore(firestore),
+        assets=FirestoreAssetStore(firestore),
+        workers=FirestoreWorkerStore(firestore),
+        artifacts=CloudArtifactStore(
+            needed(settings, "bucket"), emulator=settings.storage_emulator
+        ),
+        publisher=PubSubPublisher(project, needed(settings, "topic")),
+        clock=SystemClock(),
+    )
 
 
-def push_identity(settings: Settings) -> "PushIdentity":
-    """Say whose pushes a worker accepts."""
-    from shared.embedded.push_keys import read_public_key
+def _google_identity(settings: Settings, *, audience: str, email: str) -> "PushIdentity":
+    from shared.gcp.certificates import Certificates
     from shared.identity import PushIdentity
 
-    key = settings.data / "push-key.pem"
     return PushIdentity(
-        issuers=(LOCAL_ISSUER,),
-        audience=LOCAL_AUDIENCE,
-        email=LOCAL_EMAIL,
-        keys=lambda: {LOCAL_KEY_ID: read_public_key(key)},
+        issuers=GOOGLES_ISSUERS,
+        audience=audience,
+        email=email,
+        keys=Certificates(settings.certificates),
     )

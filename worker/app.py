@@ -1,15 +1,18 @@
 """The worker's HTTP skin: the push endpoint, health and counters."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask, Response, request
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from shared.errors import Unauthenticated, WrongIdentity
+from shared.errors import StoreUnavailable, Unauthenticated, WrongIdentity
 from shared.identity import PushIdentity, verify
 
 LARGEST_PUSH = 65_536  # bytes; a wake-up is about 300
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,9 @@ def create_app(
             return answered(401, str(error))
         except WrongIdentity as error:
             return answered(403, str(error))
+        except StoreUnavailable as error:  # no keys to judge by: nothing is recorded, so come again
+            log.error("the keys are away", extra={"reason": str(error)})
+            return answered(503)
         # More than a message of ours can be is cut, so that it is found unreadable, not sent again.
         return answered(answer(request.stream.read(LARGEST_PUSH)))
 

@@ -16,7 +16,8 @@ from shared.errors import StoreUnavailable, WeightsError
 from shared.holds import why_held
 from shared.jobs import Job
 from shared.program import begin
-from shared.settings import Settings
+from shared.requirements import require_worker
+from shared.settings import Backend, Settings
 from shared.signals import EndWishes
 from shared.wiring import Backends, open_backends, push_identity
 from shared.workers import WorkerRecord, WorkerState
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 
 DIED, NO_WEIGHTS, HUNG = 1, 3, 70
 LOOK_EVERY = 0.05  # seconds between two looks at whether the end is wished
-PROGRESS_EVERY = 0.2  # seconds: a SQLite file bears five writes a second easily
+# Seconds: a SQLite file bears five writes a second easily, a Firestore document one.
+PROGRESS_EVERY = {Backend.EMBEDDED: 0.2, Backend.GCP: 5.0}
 STEP_GRACE = 2.0  # seconds a step has to end in after SIGTERM, before its job is given back
 LAST_MOMENT = 8.0  # seconds after SIGTERM; the platform kills at ten
 # A stranger on this machine may leave requests half sent: they must not use up the connections.
@@ -147,7 +149,7 @@ class Worker:
             terms=settings.terms,
             pace=Pace(
                 heartbeat=settings.heartbeat_seconds,
-                progress=PROGRESS_EVERY,
+                progress=PROGRESS_EVERY[settings.backend],
                 step_timeout=settings.step_timeout_seconds,
             ),
             stopping=self._stopping,
@@ -222,7 +224,7 @@ class Worker:
 
 def main() -> None:
     """Run a worker by the environment's settings."""
-    settings = begin()
+    settings = begin(require_worker)
     status = Worker(settings, open_backends(settings)).run()
     # Daemon threads may still be inside a step or a request: nothing of theirs is awaited.
     logging.shutdown()

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.batch_requests import LARGEST_BATCH, MOST_SCENES
-from api.main import LARGEST_BODY
+from api.server import LARGEST_BODY
 from tests.http.conftest import House, a_picture, an_upload, pointers
 from tests.http.stories import (
     BATCHES,

@@ -308,7 +308,6 @@ def test_a_page_of_another_site_changes_nothing(house: House, origin: str, statu
         ("POST", "/v1/images/edits"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/flux"),
-        ("POST", "/internal/sweep"),
         ("POST", "/internal/events"),
     ],
 )

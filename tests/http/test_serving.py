@@ -16,7 +16,8 @@ import pytest
 
 from shared.errors import BadSettings
 from shared.manifest import Expects, Manifest, write_manifest
-from shared.settings import Settings, require_loopback
+from shared.requirements import require_loopback
+from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,6 +7,7 @@ import json
 import stat
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from shared.embedded.push_keys import (
     read_public_key,
 )
 from shared.errors import StoreUnavailable, Unauthenticated, WrongIdentity
-from shared.identity import LONGEST_TOKEN, PushIdentity, verify
+from shared.identity import LONGEST_TOKEN, Keys, PushIdentity, verify
 from tests.builders import FakeClock
 
 KEY_ID, ISSUER, AUDIENCE, EMAIL = "key-1", "https://issuer", "https://worker/push", "push@illo"
@@ -168,6 +169,52 @@ def test_the_good_token_is_accepted(
     issuer: str, scheme: str, key: Path, identity: PushIdentity
 ) -> None:
     verify(f"{scheme} {signed(key.read_bytes(), iss=issuer)}", identity)
+
+
+def with_keys(identity: PushIdentity, keys: Keys) -> PushIdentity:
+    return replace(identity, keys=keys)
+
+
+class Rotating(dict[str, bytes]):
+    """Keys that look for a newer one when they are asked for an id that they lack."""
+
+    def __init__(self, newer: Mapping[str, bytes]) -> None:
+        super().__init__()
+        self.newer = newer
+        self.looked: list[object] = []
+
+    def __missing__(self, id: str) -> bytes:
+        self.looked.append(id)
+        return self.newer[id]
+
+
+def test_keys_may_look_for_the_one_that_a_token_names(key: Path, identity: PushIdentity) -> None:
+    keys = Rotating({KEY_ID: read_public_key(key)})
+    verify(f"Bearer {signed(key.read_bytes())}", with_keys(identity, lambda: keys))
+    token = signed(key.read_bytes(), "key-2")
+    with pytest.raises(Unauthenticated):
+        verify(f"Bearer {token}", with_keys(identity, lambda: keys))
+    assert keys.looked == [KEY_ID, "key-2"]
+
+
+@pytest.mark.parametrize("what", ["alg none", "no key id", "a key id that is no text", "garbage"])
+def test_no_key_is_looked_for_on_behalf_of_an_obvious_forgery(
+    what: str, key: Path, identity: PushIdentity
+) -> None:
+    keys = Rotating({})
+    with pytest.raises(Unauthenticated):
+        verify(UNAUTHENTICATED[what](key), with_keys(identity, lambda: keys))
+    assert keys.looked == []
+
+
+def test_without_keys_no_token_is_called_forged(key: Path, identity: PushIdentity) -> None:
+    def away() -> dict[str, bytes]:
+        raise StoreUnavailable("no keys")
+
+    with pytest.raises(StoreUnavailable):
+        verify(f"Bearer {signed(key.read_bytes())}", with_keys(identity, away))
+    with pytest.raises(Unauthenticated):
+        verify(None, with_keys(identity, away))
 
 
 def a_signer(key: Path, clock: Any) -> TokenSigner:

@@ -1,12 +1,20 @@
 """Settings: every mistake at once, unknown names refused, and the documents that list them."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.errors import BadSettings
-from shared.settings import Settings, child_environment, environment_of, variable
+from shared.requirements import require_api, require_worker
+from shared.settings import (
+    GOOGLES_CERTIFICATES,
+    Settings,
+    child_environment,
+    environment_of,
+    variable,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -42,6 +50,10 @@ def test_every_mistake_is_told_at_once_with_its_name() -> None:
         ("ILLO_MAX_PIXELS", ["4096", "4194304"], ["4095", "4194305"]),
         ("ILLO_ACK_DEADLINE_SECONDS", ["0.1", "600"], ["0", "600.1"]),
         ("ILLO_RETENTION_DAYS", ["2"], ["1.9"]),
+        ("ILLO_QUOTA_QUEUED_JOBS", ["1"], ["0"]),
+        ("ILLO_QUOTA_JOBS_PER_DAY", ["1"], ["0"]),
+        ("ILLO_QUOTA_GPU_SECONDS_PER_DAY", ["0.5"], ["0"]),
+        ("ILLO_BACKEND", ["embedded", "gcp"], ["aws", "GCP"]),
         ("ILLO_LOG_LEVEL", ["debug", "error"], ["loud", ""]),
         ("ILLO_RESIDENCY", ["auto", "resident", "offload"], ["cloud"]),
     ],
@@ -69,6 +81,79 @@ def test_a_child_process_gets_the_same_settings() -> None:
     assert Settings.read(environment_of(settings)) == settings
     assert Settings.read(child_environment(settings)) == settings
     assert child_environment(settings)["HF_HUB_OFFLINE"] == "1"
+
+
+ON_GOOGLE = {
+    "ILLO_BACKEND": "gcp",
+    "GOOGLE_CLOUD_PROJECT": "stories",
+    "ILLO_BUCKET": "stories-images",
+    "ILLO_TOPIC": "wakes",
+}
+OF_THE_API = {
+    "ILLO_KEYS": "/secrets/keys.json",
+    "ILLO_SWEEP_AUDIENCE": "https://api.example/internal/sweep",
+    "ILLO_SWEEP_EMAIL": "scheduler@stories.iam.gserviceaccount.com",
+}
+OF_A_WORKER = {
+    "ILLO_PUSH_AUDIENCE": "https://worker.example/push",
+    "ILLO_PUSH_EMAIL": "push@stories.iam.gserviceaccount.com",
+}
+EMULATORS = {
+    "FIRESTORE_EMULATOR_HOST": "127.0.0.1:1",
+    "PUBSUB_EMULATOR_HOST": "127.0.0.1:2",
+    "STORAGE_EMULATOR_HOST": "http://127.0.0.1:3",
+}
+
+
+@pytest.mark.parametrize(
+    ("require", "needed"), [(require_api, OF_THE_API), (require_worker, OF_A_WORKER)]
+)
+def test_a_half_configured_google_deployment_is_told_everything_it_lacks(
+    require: Callable[[Settings], None], needed: dict[str, str]
+) -> None:
+    whole = {**ON_GOOGLE, **needed}
+    require(Settings.read(whole))
+    lacking = set(whole) - {"ILLO_BACKEND"}
+    with pytest.raises(BadSettings) as refusal:
+        require(Settings.read({"ILLO_BACKEND": "gcp"}))
+    named = {line.partition(":")[0] for line in str(refusal.value).splitlines()}
+    assert named == lacking
+    for name in lacking:
+        with pytest.raises(BadSettings, match=f"^{name}: missing") as refusal:
+            require(Settings.read({k: v for k, v in whole.items() if k != name}))
+        assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("require", [require_api, require_worker])
+def test_the_laptop_needs_nothing_of_google(require: Callable[[Settings], None]) -> None:
+    require(Settings.read({}))
+
+
+@pytest.mark.parametrize("left_out", EMULATORS)
+def test_emulators_come_all_or_none(left_out: str) -> None:
+    whole = {**ON_GOOGLE, **OF_A_WORKER}
+    require_worker(Settings.read({**whole, **EMULATORS}))
+    some = {name: host for name, host in EMULATORS.items() if name != left_out}
+    with pytest.raises(BadSettings, match=f"^{left_out}: missing"):
+        require_worker(Settings.read({**whole, **some}))
+
+
+def test_other_certificates_than_googles_are_trusted_only_with_emulators() -> None:
+    whole = {**ON_GOOGLE, **OF_A_WORKER}
+    others = {"ILLO_CERTIFICATES": "http://127.0.0.1:4/certs"}
+    assert Settings.read(whole).certificates == GOOGLES_CERTIFICATES
+    require_worker(Settings.read({**whole, **EMULATORS, **others}))
+    with pytest.raises(BadSettings, match=r"^ILLO_CERTIFICATES: only Google's"):
+        require_worker(Settings.read({**whole, **others}))
+    elsewhere = {"ILLO_CERTIFICATES": "https://certs.example/keys"}
+    with pytest.raises(BadSettings, match=r"^ILLO_CERTIFICATES: .*this machine"):
+        require_worker(Settings.read({**whole, **EMULATORS, **elsewhere}))
+
+
+def test_only_with_keys_may_others_reach_the_api() -> None:
+    require_api(Settings.read({"ILLO_HOST": "0.0.0.0", "ILLO_KEYS": "keys.json"}))
+    with pytest.raises(BadSettings, match="ILLO_KEYS"):
+        require_api(Settings.read({"ILLO_HOST": "0.0.0.0"}))
 
 
 def test_the_document_lists_every_setting_with_its_default() -> None:
