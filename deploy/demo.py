@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,16 @@ from deploy.client import Client
 from deploy.lifeline import Lifeline
 from deploy.story import SavedScene, save_batch, submit_file, wait_for_batch
 from shared.errors import ServiceUnreachable
+from shared.settings import process_environment
 
+# The demo is for whoever sits here, on this machine alone: who may ask for how much is left out.
+NOT_FOR_A_DEMO = (
+    "ILLO_BACKEND",
+    "ILLO_KEYS",
+    "ILLO_QUOTA_QUEUED_JOBS",
+    "ILLO_QUOTA_JOBS_PER_DAY",
+    "ILLO_QUOTA_GPU_SECONDS_PER_DAY",
+)
 DRAIN_SECONDS = 25  # what `illo up` takes at most
 
 
@@ -44,6 +53,11 @@ def draw_story(file: Path, out: Path) -> list[DrawnScene]:
         signal.signal(signal.SIGTERM, former)
 
 
+def demo_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the settings of a deployment that others use."""
+    return {name: value for name, value in given.items() if name not in NOT_FOR_A_DEMO}
+
+
 @contextmanager
 def _folder() -> Iterator[Path]:
     folder, kept = Path(tempfile.mkdtemp(prefix="illo-demo-")), False
@@ -63,6 +77,7 @@ def _illo(data: Path) -> Iterator[Client]:
         up = lifeline.start(
             "from deploy.cli import main; main()",
             *("up", "--json", "--port", "0", "--data", str(data)),
+            environment=demo_environment(process_environment()),
             stdout=subprocess.PIPE,
         )
         try:

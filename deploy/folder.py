@@ -33,8 +33,12 @@ def occupied(folder: Path) -> Iterator[int]:
 
 
 def write_run_file(folder: Path, content: object) -> None:
-    """Replace run.json at one stroke: a reader sees the former or the new one, never a part."""
+    """Replace run.json at one stroke: a reader sees the former or the new one, never a part.
+
+    It may hold a key, so it is for its owner's eyes only.
+    """
     written = folder / "run.json.new"
+    written.touch(mode=0o600)
     written.write_text(json.dumps(content) + "\n", encoding="utf-8")
     written.replace(_run_file(folder))
 

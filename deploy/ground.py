@@ -7,8 +7,9 @@ from collections.abc import Callable
 from deploy.children import Nursery, Role
 from deploy.program_logs import last_complaint
 from shared.errors import BadSettings, WeightsError, WeightsMissing
+from shared.requirements import require_loopback
 from shared.scenes import Weights
-from shared.settings import Settings, require_loopback
+from shared.settings import Settings
 from shared.signals import EndWishes
 
 PORT_FREE_WITHIN = 6.0  # seconds; another program may be ending

@@ -57,10 +57,12 @@ def _require_story(story: Path) -> None:
 
 
 def _weights() -> str:
+    from deploy.demo import demo_environment
     from deploy.ground import require_usable
-    from shared.settings import Settings, process_environment, require_loopback
+    from shared.requirements import require_loopback
+    from shared.settings import Settings, process_environment
 
-    settings = Settings.read(process_environment())
+    settings = Settings.read(demo_environment(process_environment()))
     if settings.weights == "tiny":
         require_loopback(settings)
         return "tiny weights: they know nothing, so the pictures are abstract"

@@ -1,16 +1,21 @@
 """What every ArtifactStore promises."""
 
 import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
 from shared.errors import ArtifactError, ArtifactExists, ArtifactNotFound
+from shared.ports import Stored
 from tests.contract.conftest import Backend
 
 NAME = "jobs/job_a/a1/0.png"
 
 
-def put(backend: Backend, data: bytes = b"bytes", name: str = NAME):  # type: ignore[no-untyped-def]
+def put(backend: Backend, data: bytes = b"bytes", name: str = NAME) -> Stored:
     return backend.artifacts.put(name, data, content_type="image/png")
 
 
@@ -87,6 +92,47 @@ def test_an_unsafe_name_is_refused(backend: Backend, name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "a" * 150, "a/" * 249 + "aa", "_/-", "latents-3", "1.a.b"])
 def test_a_safe_name_is_taken(backend: Backend, name: str) -> None:
     assert backend.artifacts.get(name, put(backend, name=name).generation) == b"bytes"
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_no_link_is_made_for_an_unsafe_name(backend: Backend, name: str) -> None:
+    with suppress(ArtifactError):
+        assert backend.artifacts.url(name, 1) is None
+
+
+def test_many_megabytes_come_back_as_they_were_put(backend: Backend) -> None:
+    data = bytes(range(251)) * 40_000  # more than is sent or read at once
+    stored = put(backend, data)
+    assert backend.artifacts.get(NAME, stored.generation) == data
+    assert put(backend, data) == stored
+    with pytest.raises(ArtifactExists):
+        put(backend, data[:-1] + b"!")
+
+
+def at_once(count: int, write: Callable[[int], Stored | None]) -> list[Stored | None]:
+    barrier = threading.Barrier(count, timeout=30)
+
+    def begin(number: int) -> Stored | None:
+        barrier.wait()
+        return write(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
+
+
+def test_of_five_writers_of_one_name_one_wins(backend: Backend) -> None:
+    def write(number: int) -> Stored | None:
+        with suppress(ArtifactExists):
+            return put(backend, bytes([number]) * 100_000)
+        return None
+
+    ends = at_once(5, write)
+    ((winner, stored),) = [(n, stored) for n, stored in enumerate(ends) if stored]
+    assert backend.artifacts.get(NAME, stored.generation) == bytes([winner]) * 100_000
+
+
+def test_five_writers_of_the_same_bytes_have_one_artifact(backend: Backend) -> None:
+    assert len(set(at_once(5, lambda number: put(backend)))) == 1
 
 
 def test_a_link_is_a_link_or_nothing(backend: Backend) -> None:

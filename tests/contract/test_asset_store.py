@@ -1,7 +1,10 @@
 """What every AssetStore promises."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -11,6 +14,7 @@ from tests.builders import an_asset
 from tests.contract.conftest import Backend
 
 DAY = timedelta(days=1)
+ROUNDS = 5
 
 
 def saved(backend: Backend, *assets: Asset) -> tuple[Asset, ...]:
@@ -40,17 +44,18 @@ def test_one_tenants_asset_is_not_another_tenants(backend: Backend) -> None:
 
 
 def test_the_end_is_put_off_but_never_brought_forward(backend: Backend) -> None:
-    (asset,) = saved(backend, an_asset(expire_at=backend.now + DAY))
+    now = backend.now
+    (asset,) = saved(backend, an_asset(expire_at=now + DAY))
 
     def end_after_keeping(days: int | None) -> object:
-        until = None if days is None else backend.now + days * DAY
+        until = None if days is None else now + days * DAY
         backend.assets.keep("ada", asset.id, until=until)
         found = backend.assets.get("ada", asset.id)
         assert found
         return found.expire_at
 
-    assert end_after_keeping(0) == backend.now + DAY
-    assert end_after_keeping(3) == backend.now + 3 * DAY
+    assert end_after_keeping(0) == now + DAY
+    assert end_after_keeping(3) == now + 3 * DAY
     assert end_after_keeping(None) is None
     assert end_after_keeping(9) is None
 
@@ -94,12 +99,13 @@ def test_a_deleted_asset_is_hidden_at_once_and_known_until_it_is_removed(backend
 
 
 def test_a_deletion_is_taken_back(backend: Backend) -> None:
-    (asset,) = saved(backend, an_asset(expire_at=backend.now + DAY))
+    now = backend.now
+    (asset,) = saved(backend, an_asset(expire_at=now + DAY))
     backend.assets.delete("ada", asset.id)
-    before = backend.assets.recall("ada", asset.id, until=backend.now + 9 * DAY)
+    before = backend.assets.recall("ada", asset.id, until=now + 9 * DAY)
     assert before
     assert before.deleted_at
-    assert backend.assets.get("ada", asset.id) == replace(asset, expire_at=backend.now + 9 * DAY)
+    assert backend.assets.get("ada", asset.id) == replace(asset, expire_at=now + 9 * DAY)
     assert backend.assets.recall("eve", asset.id, until=backend.now) is None
 
 
@@ -148,3 +154,37 @@ def test_bytes_are_shared_until_their_last_owner_lets_go(backend: Backend, delet
     assert not backend.assets.remove(hers)
     assert backend.assets.get("ada", hers.id) is None
     assert backend.assets.remove(his)
+
+
+def at_once(*calls: Callable[[], bool]) -> list[bool]:
+    """Make calls at the same moment; list what they answer."""
+    barrier, answers = threading.Barrier(len(calls)), list[bool]()
+
+    def make(call: Callable[[], bool]) -> None:
+        barrier.wait()
+        answers.append(call())
+
+    threads = [threading.Thread(target=make, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == len(calls)
+    return answers
+
+
+def test_of_uploads_of_one_picture_at_once_one_is_written(backend: Backend) -> None:
+    for round in range(ROUNDS):
+        uploads = [an_asset(round, generation=n) for n in range(1, 5)]
+        answers = at_once(*(partial(backend.assets.save, upload) for upload in uploads))
+        assert sorted(answers) == [False, False, False, True]
+        assert backend.assets.get("ada", uploads[0].id) in uploads
+
+
+def test_of_the_last_owners_who_let_go_at_once_one_frees_the_bytes(backend: Backend) -> None:
+    for round in range(2):
+        owners = saved(backend, *(an_asset(round, tenant=name) for name in ("ada", "eve")))
+        assert sorted(at_once(*(partial(backend.assets.remove, one) for one in owners))) == [
+            False,
+            True,
+        ]

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from shared.batches import Batch, BatchScene, SceneChange
-from shared.errors import BatchNotFound, IdempotencyRecorded, JobNotFound, SceneNotFound
+from shared.errors import (
+    BatchNotFound,
+    IdempotencyRecorded,
+    JobExists,
+    JobNotFound,
+    SceneNotFound,
+)
 from shared.jobs import Job
 from shared.vocabulary import Status
 from tests.builders import a_batch, a_batch_scene, a_record, a_scene, a_take, sha
@@ -42,7 +48,8 @@ def test_a_batch_that_was_never_stored_is_not_found(backend: Backend) -> None:
 
 
 def test_a_batch_and_its_answer_are_written_together_or_not_at_all(backend: Backend) -> None:
-    first, second, record = a_batch(), a_batch(), a_record("k", path="/v1/batches")
+    first, second = a_batch(), a_batch()
+    record = a_record("k", path="/v1/batches", expire_at=backend.now + timedelta(days=1))
     backend.batches.create(first, record=record)
     assert backend.jobs.recall("ada", "/v1/batches", sha("k")) == record
     with pytest.raises(IdempotencyRecorded) as raised:
@@ -115,6 +122,18 @@ class TestAddScenes:
         stored_scenes(backend, 100)
         assert len(backend.jobs.takes(BATCH)) == 100
 
+    def test_100_scenes_of_many_words_fit(self, backend: Backend) -> None:
+        words = "🌩" * 4000
+        scenes = [
+            a_batch_scene(
+                BATCH, f"p{n}", position=n, scene=a_scene(words), source={"prompt": words}
+            )
+            for n in range(100)
+        ]
+        backend.batches.add_scenes(scenes, [a_take(scene) for scene in scenes])
+        assert backend.batches.scenes(BATCH) == scenes
+        assert len(backend.jobs.takes(BATCH)) == 100
+
 
 class TestScenes:
     def test_are_listed_by_position_in_pages(self, backend: Backend) -> None:
@@ -164,7 +183,29 @@ class TestUpdateScenes:
         edited = replace(scene, scene=a_scene("Mia flies"), revision=2)
         changes = backend.batches.update_scenes(BATCH, ["p0"], lambda *_: SceneChange(scene=edited))
         assert changes == [SceneChange(scene=edited)]
-        assert not backend.jobs.get(a_take(scene).id).superseded
+        assert backend.jobs.get(a_take(scene).id) == a_take(scene)
+
+    def test_a_scene_whose_job_was_removed_is_edited_and_drawn_again(
+        self, backend: Backend
+    ) -> None:
+        (scene,) = stored_scenes(backend, 1)
+        backend.jobs.remove(a_take(scene).id)
+        edited = replace(scene, revision=2)
+        backend.batches.update_scenes(BATCH, ["p0"], lambda *_: SceneChange(scene=edited))
+        assert backend.batches.scene(BATCH, "p0") == edited
+        (change,) = backend.batches.update_scenes(BATCH, ["p0"], one_more_take)
+        assert change.job is not None
+        assert [take.job for take in backend.jobs.takes(BATCH)] == [change.job.id]
+
+    def test_a_take_that_is_there_already_is_refused_and_nothing_is_written(
+        self, backend: Backend
+    ) -> None:
+        first, second = stored_scenes(backend, 2)
+        backend.jobs.create([a_take(second, 2)])
+        with pytest.raises(JobExists):
+            backend.batches.update_scenes(BATCH, ["p0", "p1"], one_more_take)
+        assert backend.batches.scenes(BATCH) == [first, second]
+        assert len(backend.jobs.takes(BATCH)) == 3
 
     @pytest.mark.parametrize("failing", ["missing scene", "rule"])
     def test_it_is_all_or_nothing(self, backend: Backend, failing: str) -> None:

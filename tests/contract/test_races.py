@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -94,7 +95,9 @@ def test_no_change_is_lost(place: Place) -> None:
 def create_once(backend: Backend, round: int, racer: int) -> bytes:
     """Submit with a key that all racers share; return the answer that stands."""
     body = f"answer of {racer}".encode()
-    record = a_record(f"round {round}", answer=an_answer(body))
+    record = a_record(
+        f"round {round}", answer=an_answer(body), expire_at=backend.now + timedelta(hours=1)
+    )
     try:
         backend.jobs.create([a_job(id=job_id((round, racer)))], record=record)
     except IdempotencyRecorded as used:

@@ -1,5 +1,7 @@
 """What every WorkerStore promises."""
 
+import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -38,6 +40,37 @@ def test_fifty_workers_are_kept_and_a_steady_one_outlives_failed_starts(backend:
     assert steady in kept
     assert starts[2] in kept
     assert starts[1] not in kept
+
+
+def test_a_worker_that_speaks_again_is_known_again(backend: Backend) -> None:
+    first = a_worker(at=backend.now - 60 * SECOND)
+    backend.workers.save(first)
+    for n in range(50):
+        backend.workers.save(a_worker(at=backend.now + n * SECOND))
+    assert first not in backend.workers.records()
+    again = replace(first, at=backend.now + 60 * SECOND)
+    backend.workers.save(again)
+    kept = backend.workers.records()
+    assert len(kept) == 50
+    assert again in kept
+
+
+def test_of_turns_at_once_none_is_lost(backend: Backend) -> None:
+    turns, barrier = 4, threading.Barrier(4)
+
+    def one_more(control: QueueControl, now: datetime) -> QueueControl:
+        return pause(control, now, reason=control.reason + "x")
+
+    def turn() -> None:
+        barrier.wait()
+        backend.workers.update_control(one_more)
+
+    threads = [threading.Thread(target=turn) for _ in range(turns)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert backend.workers.control().reason == "x" * turns
 
 
 def test_the_switch_is_on_until_somebody_turns_it(backend: Backend) -> None:

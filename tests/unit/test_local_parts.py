@@ -16,10 +16,11 @@ from deploy.children import LONGEST_PAUSE, STEADY_AFTER, Child, Nursery, Role, p
 from deploy.folder import occupied, write_run_file
 from deploy.ground import api_port, free_ports
 from deploy.lifeline import Lifeline
-from deploy.local import roles, url_of
+from deploy.local import embedded, roles, url_of
 from deploy.program_logs import KEPT_LOG_BYTES, last_complaint, rotate_logs
 from shared.errors import BadSettings, DataInUse
-from shared.settings import Settings, require_loopback
+from shared.requirements import require_loopback
+from shared.settings import Settings
 from shared.signals import EndWishes
 
 SETTINGS = Settings.read({})
@@ -276,7 +277,7 @@ def test_free_ports_are_all_different() -> None:
 
 
 def test_the_queue_is_told_where_each_worker_listens() -> None:
-    api, first, second, queue = roles(with_settings(workers="2", host="::1"))
+    api, first, second, queue = roles(embedded(with_settings(workers="2", host="::1")))
     assert (api.kind, first.name, second.name, queue.kind) == (
         "api", "worker-1", "worker-2", "queue",
     )  # fmt: skip
