@@ -57,12 +57,23 @@ Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=4)]
 AssetId = Annotated[Text, Field(max_length=200, examples=["ast_" + "0" * 64])]
 References = Annotated[list[AssetId], Field(max_length=MOST_REFERENCES)]
+MOST_METADATA = 16_384  # bytes: fifty jobs with as much go into one commit
+
+
+def _brief(metadata: dict[str, str]) -> dict[str, str]:
+    size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+    if size > MOST_METADATA:
+        raise ValueError(f"{size:,} bytes in all, as UTF-8; {MOST_METADATA:,} are the most")
+    return metadata
+
+
 Metadata = Annotated[
     dict[
         Annotated[Text, Field(min_length=1, max_length=64)],
         Annotated[Text, Field(max_length=512)],
     ],
     Field(max_length=16),
+    AfterValidator(_brief),
 ]
 # Strict models take members, not their values, of an enum; JSON has only the values.
 FormatName = Annotated[ImageFormat, Field(strict=False)]

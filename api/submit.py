@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from api.idempotency import Keep
 from api.jobs_view import show_job
@@ -130,11 +130,19 @@ def keep_assets(names: list[str], tenant: str, service: Service, now: datetime) 
 
     Raises a Refusal if one is gone by now, bytes and all.
     """
-    until = now + service.settings.retention
+    until = next_hour(now + service.settings.retention)  # a popular one is not written every time
     for name in names:
         # it holds for one that is deleted at this moment too: its bytes stay for this job
         if not service.backends.assets.keep(tenant, name, until=until):
             raise _deleted(name)
+
+
+def next_hour(instant: datetime) -> datetime:
+    """Round up to a whole hour."""
+    return instant + (
+        -timedelta(minutes=instant.minute, seconds=instant.second, microseconds=instant.microsecond)
+        % timedelta(hours=1)
+    )
 
 
 def _deleted(asset: str) -> Refusal:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import accept, overhead, poll
+from benchmarks import accept, claims, google, overhead, poll
 from benchmarks.report import Figure, print_table
 
 OUT = Path("build/benchmarks")
@@ -16,6 +16,8 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "accept": accept.measure,
     "poll": poll.measure,
     "overhead": overhead.measure,
+    "claims": claims.measure,
+    "google": google.measure,
 }
 
 

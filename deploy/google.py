@@ -46,8 +46,8 @@ def emulated(settings: Settings, mishaps: Sequence[str]) -> Iterator[Footing]:
     """
     with emulators(settings.data / "logs") as hosts:
         (port,) = free_ports(1)
-        _make_bucket(hosts.storage)
-        settings, key = _with_key(_on(hosts, settings, proxy=port))
+        make_bucket(hosts.storage)
+        settings, key = with_key(settings_on(hosts, settings, proxy=port))
 
         def queue(workers: Sequence[str], api: str) -> Role:
             return Role(
@@ -61,8 +61,10 @@ def emulated(settings: Settings, mishaps: Sequence[str]) -> Iterator[Footing]:
         yield Footing(settings=settings, queue=queue, key=key)
 
 
-def _on(hosts: Hosts, settings: Settings, *, proxy: int) -> Settings:
+def settings_on(hosts: Hosts, settings: Settings, *, proxy: int) -> Settings:
+    """Point settings at emulators, and at the push proxy that listens on this port."""
     named = {
+        "backend": Backend.GCP,
         "project": PROJECT,
         "bucket": BUCKET,
         "topic": TOPIC,
@@ -78,7 +80,7 @@ def _on(hosts: Hosts, settings: Settings, *, proxy: int) -> Settings:
     return settings.model_copy(update=named)
 
 
-def _with_key(settings: Settings) -> tuple[Settings, str | None]:
+def with_key(settings: Settings) -> tuple[Settings, str | None]:
     """Make a key unless there are some: nothing runs on Google's backends without."""
     if settings.keys is not None:
         return settings, None
@@ -88,7 +90,8 @@ def _with_key(settings: Settings) -> tuple[Settings, str | None]:
     return settings.model_copy(update={"keys": write_keys([stored])}), key
 
 
-def _make_bucket(storage: str) -> None:
+def make_bucket(storage: str) -> None:
+    """Make the bucket on a storage emulator, unless it is there; raises ServiceUnreachable."""
     try:
         answer = urllib3.request(
             "POST", f"{storage}/storage/v1/b?project={PROJECT}", json={"name": BUCKET}, timeout=10.0

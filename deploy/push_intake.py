@@ -55,12 +55,15 @@ def _requests(relay: Relay, certificates: bytes) -> type[BaseHTTPRequestHandler]
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if self.path != PUSH_PATH or not length.isdecimal() or int(length) > MOST_BYTES:
-                self.close_connection = True  # the body has not been read
-                self._answer(404 if self.path != PUSH_PATH else 400)
+            if not length.isdecimal() or int(length) > MOST_BYTES:
+                self.close_connection = True  # the body stays unread
+                self._answer(400)
                 return
-            accepted = relay.deliver(self.rfile.read(int(length)))
-            self._answer(ACCEPTED if accepted else REFUSED)
+            envelope = self.rfile.read(int(length))
+            if self.path == PUSH_PATH:
+                self._answer(ACCEPTED if relay.deliver(envelope) else REFUSED)
+            else:
+                self._answer(404)
 
         def do_GET(self) -> None:
             if self.path == CERTIFICATES_PATH:

@@ -22,8 +22,11 @@ FINAL = {"succeeded", "failed", "canceled"}
 class Service:
     """A running `illo up`: requests to it, its present process ids, and how to kill them."""
 
-    def __init__(self, data: Path, program: "subprocess.Popen[str]", url: str) -> None:
+    def __init__(
+        self, data: Path, program: "subprocess.Popen[str]", url: str, key: str | None
+    ) -> None:
         self.data, self.program, self.url = data, program, url
+        self._bearer = {"Authorization": f"Bearer {key}"} if key else {}
         self._pool = urllib3.PoolManager(maxsize=64, retries=False)
 
     def pids(self) -> dict[str, Any]:
@@ -39,7 +42,8 @@ class Service:
 
     def request(self, method: str, path: str, **given: Any) -> urllib3.BaseHTTPResponse:
         """Ask once; raises urllib3's errors when the connection breaks."""
-        return self._pool.request(method, self.url + path, timeout=70.0, **given)
+        headers = {**self._bearer, **given.pop("headers", {})}
+        return self._pool.request(method, self.url + path, timeout=70.0, headers=headers, **given)
 
     def get(self, path: str) -> Any:
         """GET JSON, through restarts of the API."""
@@ -110,7 +114,8 @@ def running(data: Path, *flags: str, **settings: str) -> Iterator[Service]:
         assert program.stdout is not None
         line = program.stdout.readline()
         assert line, f"illo up ended with {program.wait(10)}"
-        yield Service(data, program, json.loads(line)["url"])
+        announced = json.loads(line)
+        yield Service(data, program, announced["url"], announced["key"])
         program.send_signal(signal.SIGTERM)
         program.wait(40)
     finally:

@@ -12,7 +12,7 @@ from shared.workers import WorkerRecord, WorkerState
 
 log = logging.getLogger(__name__)
 
-PROGRESS_EVERY = 1.0  # seconds between two reports of one stage of a start
+PROGRESS_EVERY = 2.0  # seconds between two reports of one stage; Firestore bears one a second
 SAY_AGAIN = 15.0  # seconds; well below the time after which a silent worker counts as gone
 
 
@@ -45,7 +45,7 @@ class Presence:
             self.tell()
 
     def loading(self, stage: str, fraction: float) -> None:
-        """Tell how far the start has come, at every stage and once a second; fraction is 0 to 1."""
+        """Tell how far the start has come, 0 to 1: at every stage, and every other second."""
         now = time.monotonic()
         if stage == self._record.stage and now - self._told_at < PROGRESS_EVERY:
             return

@@ -16,11 +16,9 @@ class BoundedTransaction(firestore.Transaction):
     No call is tried twice: whether a commit took place whose answer was lost, is found by reading.
     """
 
-    def begin(self, bounds: Bounds, *, instead_of: bytes | None) -> None:
-        """Take locks on what is read from now on, in the place in line of one that was aborted."""
-        again = {"retry_transaction": instead_of} if instead_of else {}
-        begun = self._call("begin_transaction", {"options": {"read_write": again}}, bounds)
-        self._id = begun.transaction
+    def begin(self, bounds: Bounds) -> None:
+        """Take locks on what is read from now on."""
+        self._id = self._call("begin_transaction", {}, bounds).transaction
 
     def send(self, writes: firestore.WriteBatch, bounds: Bounds) -> None:
         """Write everything or nothing, and let go of the locks."""

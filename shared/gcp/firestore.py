@@ -1,5 +1,7 @@
 """A connection to one Firestore database: documents, and the queries that are declared."""
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +18,7 @@ from shared.gcp.shapes import Ask
 from shared.gcp.transactions import Transaction, instant_of, transact
 
 CLOCK = ("control", "queue")  # read to learn the time; it need not be there
+_PLAIN = re.compile(r"(?!__)[A-Za-z0-9_-]{1,200}")
 
 Fields = Mapping[str, Any]
 Result = TypeVar("Result")
@@ -56,7 +59,7 @@ class Firestore:
         """Read the documents that are there, by id."""
         references = [self.reference(collection, id) for id in ids]
         snapshots = patiently(self.patience, lambda bounds: self.read(references, bounds))
-        return {one.id: one.to_dict() for one in snapshots if one.exists}
+        return {id: one.to_dict() for id, one in zip(ids, snapshots, strict=True) if one.exists}
 
     def run(self, ask: Ask) -> list[Fields]:
         """Read what a query finds."""
@@ -88,8 +91,10 @@ class Firestore:
     # --- single calls, for the transactions: they raise what the SDK does --------------------
 
     def reference(self, collection: str, id: str) -> firestore.DocumentReference:
-        """Name a document."""
-        return self.client.collection(collection).document(id)
+        """Name a document; an id may be anything, also what Firestore cannot have as a name."""
+        digest = hashlib.sha256(id.encode()).hexdigest()
+        name = id if _PLAIN.fullmatch(id) else f"sha256:{digest}"
+        return self.client.collection(collection).document(name)
 
     def tell_time(self, bounds: Bounds) -> datetime:
         """Tell the database's time."""

@@ -46,7 +46,7 @@ def change_scenes(
     quota: Quota | None,
     locking: bool,
 ) -> list[SceneChange]:
-    """See BatchStore.update_scenes; raises RestsOnNothing where it takes locks."""
+    """See BatchStore.update_scenes; raises RestsOnNothing if it lacks locks it needs."""
     found, jobs = _read(transaction, batch, keys, locking=locking)
     now = transaction.now
     wanted = [(rule(one.scene, one.newest, now), one) for one in found]

@@ -11,24 +11,19 @@ that is still under way can do no harm: what it compares with has changed by the
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.api_core import exceptions
-from google.cloud import firestore
 
 from shared.errors import StoreError
 from shared.gcp.bounded import BoundedTransaction
 from shared.gcp.calls import FAULTS, PASSING, Bounds, Patience, store_error
+from shared.gcp.outcomes import Landed, Reference, Sent, Snapshot, refuse_landed, signed
 from shared.gcp.shapes import Ask
 
 if TYPE_CHECKING:
     from shared.gcp.firestore import Fields, Firestore, Sums
-
-# Nonces kept in a document. A commit's answer is waited for ten seconds, and others may write
-# meanwhile: once a second, as Firestore recommends, or a little faster.
-REMEMBERED_WRITES = 16
 
 # What a commit is refused with when something changed since it was read. Elsewhere all but the
 # first mean a database or an index that is missing.
@@ -39,30 +34,11 @@ CHANGED = (
     exceptions.NotFound,
 )
 
-Reference = firestore.DocumentReference
-Snapshot = Any  # firestore.DocumentSnapshot, whose parameters the SDK adds in newer versions
 Result = TypeVar("Result")
 
 
 class DocumentExists(StoreError):
     """A document was to be created whose id is taken; nothing was written."""
-
-
-class _Landed(Exception):
-    """No error, a way out: a try whose answer was lost had been committed after all."""
-
-    def __init__(self, result: Any) -> None:
-        super().__init__("committed")
-        self.result = result
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sent:
-    """A try whose commit was sent: how to find out whether it took place."""
-
-    nonce: str
-    written: Reference
-    result: Any
 
 
 class Transaction:
@@ -74,12 +50,11 @@ class Transaction:
     """
 
     def __init__(
-        self, store: "Firestore", lost: Sequence[_Sent], patience: Patience, *, locking: bool
+        self, store: "Firestore", lost: Sequence[Sent], patience: Patience, *, locking: bool
     ) -> None:
-        self.sent: _Sent | None = None
+        self.sent: Sent | None = None
         self.committing = False
         self.created: list[Reference] = []
-        self.locks: bytes | None = None
         self._store, self._lost, self._patience, self._locking = store, lost, patience, locking
         self._nonce = secrets.token_hex(8)
         self._inner = BoundedTransaction(store.client)
@@ -105,7 +80,7 @@ class Transaction:
         locks = self._inner if self._locking else None
         snapshots = self._store.read(references, self._patience.bounds, locks=locks)
         self._see(snapshots)
-        return {one.id: one.to_dict() for one in snapshots if one.exists}
+        return {id: one.to_dict() for id, one in zip(ids, snapshots, strict=True) if one.exists}
 
     def run(self, ask: Ask) -> "list[Fields]":
         """Read what a query finds."""
@@ -130,7 +105,7 @@ class Transaction:
         if not before.exists:
             self._create(reference, fields)
             return
-        nonces = [*_nonces_of(before), self._nonce][-REMEMBERED_WRITES:]
+        nonces = signed(before, self._nonce)
         unchanged = self._store.client.write_option(last_update_time=before.update_time)
         self._writes.update(reference, {**fields, "writes": nonces}, option=unchanged)
         self._written.append(reference)
@@ -142,14 +117,11 @@ class Transaction:
         unchanged = self._store.client.write_option(last_update_time=seen.update_time)
         self._writes.delete(reference, option=unchanged)
 
-    def carry_out(
-        self, body: "Callable[[Transaction], Result]", *, instead_of: bytes | None
-    ) -> Result:
+    def carry_out(self, body: "Callable[[Transaction], Result]") -> Result:
         """Run the body and commit what it wrote; let go of everything if anything fails."""
         try:
             if self._locking:
-                self._inner.begin(self._patience.bounds, instead_of=instead_of)
-                self.locks = self._inner.id
+                self._inner.begin(self._patience.bounds)
             result = body(self)
             if len(self._writes):
                 self._commit(result)
@@ -159,12 +131,12 @@ class Transaction:
 
     def _commit(self, result: Any) -> None:
         if self._written:
-            self.sent = _Sent(nonce=self._nonce, written=self._written[0], result=result)
+            self.sent = Sent(nonce=self._nonce, written=self._written[0], result=result)
         self.committing = True
         self._inner.send(self._writes, self._patience.bounds)
 
     def _create(self, reference: Reference, fields: "Fields") -> None:
-        self._writes.create(reference, {**fields, "writes": [self._nonce]})
+        self._writes.create(reference, {**fields, "writes": signed(None, self._nonce)})
         self._written.append(reference)
 
     def _needed_locks(self) -> BoundedTransaction:
@@ -174,7 +146,7 @@ class Transaction:
 
     def _see(self, snapshots: Sequence[Snapshot]) -> None:
         # A lost try may be committed at any moment, also after it was last looked for.
-        _refuse_landed(self._lost, snapshots)
+        refuse_landed(self._lost, snapshots)
         for snapshot in snapshots:
             self._now = instant_of(snapshot)
             self._seen[snapshot.reference] = snapshot
@@ -182,9 +154,8 @@ class Transaction:
 
 def transact(store: "Firestore", body: Callable[[Transaction], Result], *, locking: bool) -> Result:
     """See Firestore.transact."""
-    lost: list[_Sent] = []
+    lost: list[Sent] = []
     taken: Sequence[Reference] = ()
-    aborted: bytes | None = None
     fault: Exception | None = None
     patience = Patience(store.patience)
     while True:
@@ -194,15 +165,15 @@ def transact(store: "Firestore", body: Callable[[Transaction], Result], *, locki
             _look_back(store, lost, taken, patience.bounds)
             if fault and last:
                 raise store_error(fault) from None
-            return attempt.carry_out(body, instead_of=aborted)
-        except _Landed as landed:
+            return attempt.carry_out(body)
+        except Landed as landed:
             return landed.result  # type: ignore[no-any-return]
         except FAULTS as met:
             if last or not _may_pass(met, attempt):
                 raise store_error(met) from None
             fault = met
         if isinstance(fault, CHANGED):
-            taken, aborted = attempt.created, attempt.locks
+            taken = attempt.created
         elif attempt.sent:
             lost.append(attempt.sent)
         patience.rest()
@@ -221,23 +192,10 @@ def _may_pass(fault: Exception, attempt: Transaction) -> bool:
 
 
 def _look_back(
-    store: "Firestore", lost: Sequence[_Sent], taken: Sequence[Reference], bounds: Bounds
+    store: "Firestore", lost: Sequence[Sent], taken: Sequence[Reference], bounds: Bounds
 ) -> None:
-    """Raise _Landed if a lost try was committed; else DocumentExists if another took an id."""
-    _refuse_landed(lost, store.read(list({one.written for one in lost}), bounds))
+    """Raise Landed if a lost try was committed; else DocumentExists if another took an id."""
+    refuse_landed(lost, store.read(list({one.written for one in lost}), bounds))
     for snapshot in store.read(taken, bounds):
         if snapshot.exists:
             raise DocumentExists(f"{snapshot.reference.path} is there already")
-
-
-def _refuse_landed(lost: Sequence[_Sent], snapshots: Sequence[Snapshot]) -> None:
-    for snapshot in snapshots:
-        nonces = _nonces_of(snapshot)
-        for one in lost:
-            if one.nonce in nonces:
-                raise _Landed(one.result)
-
-
-def _nonces_of(snapshot: Snapshot) -> list[str]:
-    nonces: list[str] = (snapshot.to_dict() or {}).get("writes", [])
-    return nonces

@@ -55,6 +55,19 @@ def test_a_job_that_was_never_stored_is_not_found(backend: Backend) -> None:
         backend.jobs.update(job_id("none"), renamed)
 
 
+@pytest.mark.parametrize("id", ["", "a/b", ".", "..", "__id__", "é\0", "x" * 1000])
+def test_whatever_somebody_takes_for_an_id_is_not_found(backend: Backend, id: str) -> None:
+    with pytest.raises(JobNotFound):
+        backend.jobs.get(id)
+    with pytest.raises(JobNotFound):
+        backend.jobs.update(id, renamed)
+    backend.jobs.update_all([id], renamed)
+    backend.jobs.remove(id)
+    assert not backend.jobs.needs_asset(id)
+    assert backend.jobs.takes(id, [id]) == []
+    assert backend.jobs.find(JobFilter(tenant=id, batch=id, metadata=(id, id)), limit=1).items == ()
+
+
 def test_creating_is_all_or_nothing(backend: Backend) -> None:
     there, new = a_job(), a_job()
     backend.jobs.create([there])

@@ -113,6 +113,7 @@ GOOD = {
         {},
         {"k" * 64: "v" * 512},
         {str(n): "" for n in range(16)},
+        {chr(97 + n): "\U0001f431" * 255 for n in range(16)} | {"a": "\U0001f431" * 255 + "xxx"},
     ],
 }
 BAD = {
@@ -133,6 +134,7 @@ BAD = {
         {"k": "\x00"},
         {"k\x00": "v"},
         {str(n): "" for n in range(17)},
+        {chr(97 + n): "\U0001f431" * 256 for n in range(16)},
         [],
     ],
 }
@@ -235,6 +237,17 @@ def test_a_job_prolongs_the_life_of_its_reference(house: House) -> None:
     client.post("/v1/jobs", json={"prompt": "Mia", "references": [asset["id"]]})
     kept = client.get(f"/v1/assets/{asset['id']}").json
     assert kept["expires_at"] == "2026-04-10T12:00:00Z"
+
+
+def test_a_popular_reference_is_not_written_with_every_job(house: House) -> None:
+    client = house.client
+    asset = an_upload(client, a_picture()).json["id"]
+    ends = []
+    for minutes in (1, 30, 29, 1):  # the clock shows 12:01, 12:31, 13:00, 13:01
+        house.clock.advance(timedelta(minutes=minutes))
+        client.post("/v1/jobs", json={"prompt": "Mia", "references": [asset]})
+        ends.append(client.get(f"/v1/assets/{asset}").json["expires_at"][11:])
+    assert ends == ["13:00:00Z", "13:00:00Z", "13:00:00Z", "14:00:00Z"]
 
 
 def test_a_job_does_not_shorten_the_life_of_a_batchs_reference(house: House) -> None:

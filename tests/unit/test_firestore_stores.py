@@ -12,7 +12,6 @@ import pytest
 from google.api_core import exceptions
 
 from deploy.emulators import Hosts
-from shared.assets import Asset
 from shared.batches import BatchScene, SceneChange
 from shared.errors import JobExists, StoreError, StoreUnavailable
 from shared.gcp.asset_store import FirestoreAssetStore
@@ -314,7 +313,7 @@ class TestRemovingAssets:
     def test_one_that_is_not_there_gives_nothing_free(
         self, assets: FirestoreAssetStore, known: str
     ) -> None:
-        asset: Asset = an_asset()
+        asset = an_asset()
         if known == "removed before":
             assets.save(asset)
             assert assets.remove(asset)

@@ -18,8 +18,9 @@ from shared.gcp import shapes
 from shared.gcp.calls import CALL_SECONDS, ONCE
 from shared.gcp.firestore import Fields, Firestore
 from shared.gcp.job_store import FirestoreJobStore
+from shared.gcp.outcomes import REMEMBERED_WRITES
 from shared.gcp.shapes import JOBS
-from shared.gcp.transactions import REMEMBERED_WRITES, DocumentExists, Transaction
+from shared.gcp.transactions import DocumentExists, Transaction
 from shared.jobs import Job, claim
 from shared.quotas import Quota
 from shared.vocabulary import Status
