@@ -26,10 +26,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """How many documents a query finds, and the sums of their fields."""
+    """How many documents a query finds, the sums of their fields, and as of when."""
 
     count: int
     of: Mapping[str, float]
+    at: datetime
 
 
 class Firestore:
@@ -66,9 +67,9 @@ class Firestore:
         found = patiently(self.patience, lambda bounds: self.find(ask, bounds))
         return [one.to_dict() for one in found]
 
-    def sums(self, ask: Ask) -> Sums:
-        """Count what a query finds and sum up the fields that its shape names."""
-        return patiently(self.patience, lambda bounds: self.add_up(ask, bounds))
+    def sums(self, ask: Ask, *, at: datetime | None = None) -> Sums:
+        """Count what a query finds, or found at an instant, and sum up what its shape names."""
+        return patiently(self.patience, lambda bounds: self.add_up(ask, bounds, at=at))
 
     def write(self, collection: str, id: str, fields: Fields) -> None:
         """Write a document, whatever was there."""
@@ -123,15 +124,22 @@ class Firestore:
             return []
         return list(self._query(ask).get(transaction=locks, **bounds))
 
-    def add_up(self, ask: Ask, bounds: Bounds, *, locks: BoundedTransaction | None = None) -> Sums:
+    def add_up(
+        self,
+        ask: Ask,
+        bounds: Bounds,
+        *,
+        locks: BoundedTransaction | None = None,
+        at: datetime | None = None,
+    ) -> Sums:
         """Count what a query finds and sum up the fields that its shape names."""
         aggregation: Any = AggregationQuery(self._query(ask)).count(alias="documents")
         for field in ask.shape.sums:
             aggregation = aggregation.sum(field, alias=field)
-        (answered,) = aggregation.get(transaction=locks, **bounds)
+        (answered,) = aggregation.get(transaction=locks, read_time=at, **bounds)
         values = {one.alias: one.value for one in answered}
         of = {field: float(values[field]) for field in ask.shape.sums}
-        return Sums(count=int(values["documents"]), of=of)
+        return Sums(count=int(values["documents"]), of=of, at=answered[0].read_time)
 
     def _query(self, ask: Ask) -> Any:
         shape = ask.shape

@@ -52,10 +52,12 @@ def gpu_seconds(firestore: Firestore, since: datetime) -> float:
 def batch_counts(firestore: Firestore, batch: str) -> Mapping[Status, int]:
     """See JobStore.batch_counts."""
     newest: dict[str, Any] = {"batch": batch, "superseded": False, "deleted": False}
-    counted = {
-        status: firestore.sums(shapes.NEWEST_TAKES.ask(**newest, status=status.value)).count
-        for status in Status
-    }
+    counted: dict[Status, int] = {}
+    at: datetime | None = None
+    for status in Status:  # all as of one instant, or a job that is just claimed counts twice
+        asked = shapes.NEWEST_TAKES.ask(**newest, status=status.value)
+        found = firestore.sums(asked, at=at)
+        counted[status], at = found.count, found.at
     return {status: jobs for status, jobs in counted.items() if jobs}
 
 

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from shared.embedded.job_store import SqliteJobStore
 from shared.gcp import job_queries, job_sums
 from shared.gcp.firestore import Firestore
 from shared.gcp.job_store import FirestoreJobStore
-from shared.jobs import Job
+from shared.jobs import Job, Terms, claim
 from shared.ports import JobFilter, JobStore
 from shared.vocabulary import Priority, Status
 from tests.builders import FakeClock, a_batch_scene, a_job, a_lease, a_scene, a_take
@@ -160,3 +161,25 @@ HOURS = timedelta(hours=4)
 
 def by_id(jobs: list[Job]) -> list[str]:
     return sorted(job.id for job in jobs)
+
+
+def test_a_batch_is_counted_as_of_one_instant(
+    store: Firestore, jobs: FirestoreJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is claimed between two counts is in one of them, not in both or neither."""
+    takes = [a_take(a_batch_scene("bat_1", f"p{n}")) for n in range(3)]
+    save(jobs, takes)
+    waiting = iter(takes)
+    count = store.sums
+
+    def claimed_behind_it(*asked: object, **at: object) -> object:
+        found = count(*asked, **at)  # type: ignore[arg-type]
+        if job := next(waiting, None):
+            running = partial(claim, holder="worker", terms=Terms())
+            jobs.update(job.id, running)
+        return found
+
+    monkeypatch.setattr(store, "sums", claimed_behind_it)
+    assert jobs.batch_counts("bat_1") == {Status.QUEUED: 3}
+    monkeypatch.undo()
+    assert jobs.batch_counts("bat_1") == {Status.RUNNING: 3}
