@@ -9,6 +9,21 @@ from deploy.emulators import Hosts, missing
 from tests.emulators import given_hosts, shared_emulators
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not ask for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow whatever stands on emulators."""
+    for item in items:
+        if needs_emulators(item):
+            item.add_marker(pytest.mark.slow)
+
+
+def needs_emulators(item: pytest.Item) -> bool:
+    """Say whether a test starts the emulators, or the programs that stand on them."""
+    fixtures = getattr(item, "fixturenames", ())
+    place = getattr(getattr(item, "callspec", None), "params", {}).get("place")
+    return place == "emulators" or bool({"emulators", "emulator_hosts"} & set(fixtures))
+
+
 @pytest.fixture(scope="session")
 def emulator_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """The caller's emulators, else the run's; without any a laptop skips, and CI fails."""
