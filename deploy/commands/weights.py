@@ -23,7 +23,7 @@ def weights() -> None:
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @speaks_json
 def tiny(directory: Path, as_json: bool) -> int:
-    """Make the tiny weights in DIRECTORY: the true layout in 1.5 MB."""
+    """Make the tiny weights in DIRECTORY: the true layout in 1 MB."""
     try:
         from worker.pipeline.tiny import make_tiny_weights
     except ModuleNotFoundError as error:

@@ -47,8 +47,11 @@ def inspected_alone(path: Path) -> dict[str, Any]:
 
 def test_tiny_weights_are_described(tiny: Path) -> None:
     found = inspected_alone(tiny)
-    assert (found["label"], found["problem"]) == ("illo-tiny-1", None)
-    [model] = found["gguf"]
+    assert (found["label"], found["problem"]) == ("illo-tiny-2", None)
+    encoder, model = found["gguf"]
+    assert encoder["architecture"] == "t5encoder"
+    assert encoder["quantizations"] == {"Q8_0": 15, "F32": 6}
+    assert encoder["verdict"] == "this is a T5 text encoder of 2 blocks and width 64"
     assert model["architecture"] == "flux"
     assert model["quantizations"] == {"BF16": 1, "F32": 62, "Q8_0": 49}
     assert (model["image_input"], model["image_input_type"]) == ([64, 64], "BF16")
@@ -58,7 +61,7 @@ def test_tiny_weights_are_described(tiny: Path) -> None:
 
 def test_a_single_file_is_described(tiny: Path) -> None:
     found = inspect_weights(tiny / "transformer/model.gguf")
-    assert (found.label, found.problem, len(found.gguf)) == ("illo-tiny-1", None, 1)
+    assert (found.label, found.problem, len(found.gguf)) == ("illo-tiny-2", None, 1)
 
 
 @pytest.mark.parametrize("channels", [128, 384])
@@ -113,11 +116,14 @@ def test_a_file_of_something_else_is_told_as_a_problem(tmp_path: Path) -> None:
     assert inspect_weights(tmp_path / "model.gguf").problem is not None
 
 
-def test_a_t5_encoder_is_recognised(tmp_path: Path) -> None:
-    name = "enc.blk.0.attn_q.weight"
+@pytest.mark.parametrize(
+    "name", ["enc.blk.0.attn_q.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"]
+)
+def test_a_part_of_a_t5_encoder_is_recognised_as_that(tmp_path: Path, name: str) -> None:
     (tmp_path / "t5.gguf").write_bytes(gguf_bytes([Info(name=name)], payload=256))
     found = inspect_weights(tmp_path / "t5.gguf")
-    assert (found.problem, found.gguf[0].verdict) == (None, "this is a T5 text encoder")
+    assert found.gguf[0].verdict == "this is a T5 text encoder, or a part of one"
+    assert found.problem is not None
 
 
 def test_a_path_with_nothing_there_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from worker.pipeline.tiny import LABEL, make_tiny_weights
 from worker.pipeline.weights.files import check_files
 
 # Changes only together with the label's number: workers and jobs tell weights apart by both.
-SHA256 = "f938314bcfee73f652d851515a8d61cf290fc9d82238c1c2a7ff7c974956e8ec"
+SHA256 = "a2337c4769f67dae8d27b3f50ddf09437a7bbab9a4482d49ccbeb2bf56135820"
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -32,6 +32,23 @@ def test_another_seed_gives_other_weights_and_says_so(tiny: Path, tmp_path: Path
     manifest = make_tiny_weights(tmp_path / "other", seed=1)
     assert manifest.sha256 != read_manifest(tiny).sha256
     assert manifest.label == f"{LABEL}-seed-1"
+
+
+def test_t5_comes_packed_or_plain_and_the_label_says_which(tiny: Path, tmp_path: Path) -> None:
+    manifest = make_tiny_weights(tmp_path / "plain", packed_t5=False)
+    assert manifest.label == f"{LABEL}-plain-t5"
+    check_files(tmp_path / "plain", manifest, digests=True)
+    both = [contents(tiny), contents(tmp_path / "plain")]
+    encoders = ["text_encoder_2/model.gguf", "text_encoder_2/model.safetensors"]
+    for files, encoder in zip(both, encoders, strict=True):
+        assert {name for name in files if "text_encoder_2/model" in name} == {encoder}
+    packed = {file.path: file.quantization for file in read_manifest(tiny).files}
+    assert packed["text_encoder_2/model.gguf"] == "Q8_0"
+    named = {"manifest.json", "transformer/model.gguf", *encoders}  # these contain the label
+    parts = [{n: f for n, f in files.items() if n not in named} for files in both]
+    assert parts[0] == parts[1]
+    with pytest.raises(WrongWeights, match="holds 'illo-tiny-2-plain-t5'"):
+        make_tiny_weights(tmp_path / "plain")
 
 
 def test_the_manifest_vouches_for_every_byte(tiny: Path) -> None:
@@ -59,7 +76,7 @@ def test_other_things_in_the_directory_are_left_alone(tmp_path: Path) -> None:
 
 def test_weights_of_another_seed_are_not_overwritten(tmp_path: Path) -> None:
     make_tiny_weights(tmp_path / "tiny", seed=1)
-    with pytest.raises(WrongWeights, match="holds 'illo-tiny-1-seed-1'"):
+    with pytest.raises(WrongWeights, match="holds 'illo-tiny-2-seed-1'"):
         make_tiny_weights(tmp_path / "tiny")
 
 

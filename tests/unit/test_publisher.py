@@ -144,6 +144,7 @@ def test_what_does_not_pass_is_given_up(topic: Topic) -> None:
     assert len(topic.requests) > 1
 
 
+@pytest.mark.timeout(30)  # half of what one call takes that nobody bounds
 def test_a_topic_that_never_answers_is_given_up(topic: Topic) -> None:
     topic.silent = True
     assert "not confirmed in time" in refusal(a_publisher(patience=SHORT).publish)

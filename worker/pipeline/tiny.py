@@ -1,4 +1,4 @@
-"""Make the tiny weights: the true layout of a weights directory in 1.5 MB, from a seed."""
+"""Make the tiny weights: the true layout of a weights directory in 1 MB, from a seed."""
 
 import json
 import shutil
@@ -23,6 +23,7 @@ from shared.manifest import (
 from worker.pipeline.tiny_shapes import (
     CLIP_LENGTH,
     SCHEDULER_CONFIG,
+    TEXT_LAYERS,
     TRANSFORMER,
     TRANSFORMER_CONFIG,
     VAE_CONFIG,
@@ -40,9 +41,10 @@ from worker.pipeline.tiny_tokenizers import (
     write_t5_tokenizer,
 )
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
+from worker.pipeline.weights.t5_names import POSITIONS, transformers_names
 
 # Raise the number when the weights change: the label tells one tiny model from the other.
-LABEL = "illo-tiny-1"
+LABEL = "illo-tiny-2"
 QUANTIZATION = gguf.GGMLQuantizationType.Q8_0
 ALIGNMENT = 64
 T5_LENGTH = 512
@@ -59,19 +61,21 @@ MODEL_INDEX = {
 }
 
 
-def make_tiny_weights(directory: Path, *, seed: int = 0) -> Manifest:
+def make_tiny_weights(directory: Path, *, seed: int = 0, packed_t5: bool = True) -> Manifest:
     """Make the directory, or leave it as it is if it already holds just these weights.
 
-    The same seed gives the same bytes. The directory appears complete or not at all, also when
-    several processes make it at once. Raises WrongWeights if something else lies there.
+    T5 comes as GGUF, or as the safetensors it was packed from. The same seed gives the same bytes.
+    The directory appears complete or not at all, also when several processes make it at once.
+    Raises WrongWeights if something else lies there.
     """
     label = LABEL if seed == 0 else f"{LABEL}-seed-{seed}"
+    label += "" if packed_t5 else "-plain-t5"
     directory.parent.mkdir(parents=True, exist_ok=True)
     if directory.is_dir() and any(directory.iterdir()):
         return _existing(directory, label)
     made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        manifest = _fill(made, label, seed)
+        manifest = _fill(made, label, seed, packed_t5)
         made.chmod(0o755)
         made.rename(directory)
     except OSError:
@@ -95,7 +99,7 @@ def _existing(directory: Path, label: str) -> Manifest:
     return manifest
 
 
-def _fill(directory: Path, label: str, seed: int) -> Manifest:
+def _fill(directory: Path, label: str, seed: int, packed_t5: bool) -> Manifest:
     for role in Role:
         if role is not Role.INDEX:
             (directory / role).mkdir()
@@ -108,23 +112,31 @@ def _fill(directory: Path, label: str, seed: int) -> Manifest:
     _write_json(directory / "text_encoder_2/config.json", t5_config(t5))
     _write_json(directory / "vae/config.json", VAE_CONFIG)
     _write_json(directory / "transformer/config.json", TRANSFORMER_CONFIG)
+    encoder = draw_tensors(t5_shapes(t5), text_rule, seed=seed)
     parts = {
         "text_encoder/model.safetensors": draw_tensors(clip_shapes(clip), text_rule, seed=seed),
-        "text_encoder_2/model.safetensors": draw_tensors(t5_shapes(t5), text_rule, seed=seed),
         "vae/diffusion_pytorch_model.safetensors": draw_tensors(vae_shapes(), vae_rule, seed=seed),
     }
+    if packed_t5:
+        names = transformers_names(TEXT_LAYERS)
+        packed = {name: encoder[theirs] for name, theirs in names.items()}
+        _write_gguf(directory / "text_encoder_2/model.gguf", "t5encoder", label, packed)
+    else:
+        parts["text_encoder_2/model.safetensors"] = encoder
     for name, tensors in parts.items():
         save_file(tensors, directory / name, metadata={"format": "pt"})
     shapes = expected_shapes(TRANSFORMER, Naming.DIFFUSERS)
     transformer = draw_tensors(shapes, transformer_rule, seed=seed)
-    _write_gguf(directory / "transformer/model.gguf", label, transformer)
+    _write_gguf(directory / "transformer/model.gguf", "flux", label, transformer)
     manifest = _describe(directory, label)
     write_manifest(directory, manifest)
     return manifest
 
 
-def _write_gguf(path: Path, label: str, tensors: dict[str, npt.NDArray[np.float32]]) -> None:
-    writer = gguf.GGUFWriter(path, "flux")
+def _write_gguf(
+    path: Path, architecture: str, label: str, tensors: dict[str, npt.NDArray[np.float32]]
+) -> None:
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(label)
     writer.add_custom_alignment(ALIGNMENT)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -138,7 +150,8 @@ def _write_gguf(path: Path, label: str, tensors: dict[str, npt.NDArray[np.float3
 
 
 def _stored_as(name: str, tensor: npt.NDArray[np.float32]) -> gguf.GGMLQuantizationType:
-    if tensor.ndim == 1:
+    # T5's position bias is a matrix, but its rows are shorter than a block
+    if tensor.ndim == 1 or name == POSITIONS:
         return gguf.GGMLQuantizationType.F32
     # as the files people download have it, and the case that is easily misread
     if name == Naming.DIFFUSERS.image_input:

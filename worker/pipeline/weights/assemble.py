@@ -19,8 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role
+from worker.pipeline.text_encoder import load_packed_encoder
 from worker.pipeline.weights.files import check_files
 from worker.pipeline.weights.gguf_header import read_header
+from worker.pipeline.weights.t5_check import check_encoder, find_packed_encoder
 from worker.pipeline.weights.transformer_check import check_transformer
 
 Stage = Callable[[str, float], None]
@@ -36,6 +38,7 @@ def check_weights(directory: Path, manifest: Manifest, *, on_stage: Stage) -> No
     transformer = find_transformer(directory, manifest)
     config = directory / Role.TRANSFORMER / "config.json"
     check_transformer(read_header(transformer), config, manifest.expects)
+    check_encoder(directory, manifest)
     check_files(
         directory,
         manifest,
@@ -53,7 +56,7 @@ def assemble(
     """
     _quieten()
     try:
-        return _assemble(str(directory), find_transformer(directory, manifest), dtype, on_stage)
+        return _assemble(directory, manifest, dtype, on_stage)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         # loaders say by any of these that a file is not what they expect
         reason = f"{type(error).__name__}: {error}"
@@ -72,14 +75,21 @@ def find_transformer(directory: Path, manifest: Manifest) -> Path:
 
 
 def _assemble(
-    directory: str, transformer: Path, dtype: torch.dtype, on_stage: Stage
+    directory: Path, manifest: Manifest, dtype: torch.dtype, on_stage: Stage
 ) -> FluxKontextPipeline:
     def configured(part: Any, folder: Role) -> Any:
-        return part.from_pretrained(directory, subfolder=folder.value, local_files_only=True)
+        return part.from_pretrained(str(directory), subfolder=folder.value, local_files_only=True)
 
     def model(part: Any, folder: Role, fraction: float) -> Any:
         on_stage(f"loading {folder}", fraction)
-        return _load_model(part, directory, folder, dtype)
+        return _load_model(part, str(directory), folder, dtype)
+
+    def encoder(fraction: float) -> Any:
+        packed = find_packed_encoder(directory, manifest)
+        if packed is None:
+            return model(T5EncoderModel, Role.TEXT_ENCODER_2, fraction)
+        on_stage(f"loading {Role.TEXT_ENCODER_2}", fraction)
+        return load_packed_encoder(directory, packed, dtype=dtype)
 
     parts = {
         "scheduler": configured(FlowMatchEulerDiscreteScheduler, Role.SCHEDULER),
@@ -87,13 +97,13 @@ def _assemble(
         "tokenizer_2": configured(T5TokenizerFast, Role.TOKENIZER_2),
         "text_encoder": model(CLIPTextModel, Role.TEXT_ENCODER, 0.5),
         "vae": model(AutoencoderKL, Role.VAE, 0.52),
-        "text_encoder_2": model(T5EncoderModel, Role.TEXT_ENCODER_2, 0.54),
+        "text_encoder_2": encoder(0.54),
     }
     on_stage(f"loading {Role.TRANSFORMER}", 0.7)
     parts["transformer"] = FluxTransformer2DModel.from_single_file(
-        str(transformer),
+        str(find_transformer(directory, manifest)),
         # config is explicit: diffusers misreads a BF16 img_in as Depth-dev's 128 channels
-        config=directory,
+        config=str(directory),
         subfolder=Role.TRANSFORMER.value,
         quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
         torch_dtype=dtype,

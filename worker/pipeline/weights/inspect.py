@@ -5,11 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import WeightsError, WeightsMissing
+from shared.errors import WeightsError, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role, WeightsFile, read_manifest
 from worker.pipeline.weights.files import check_files
 from worker.pipeline.weights.flux_shapes import Naming, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
+from worker.pipeline.weights.t5_check import (
+    check_encoder,
+    check_packed_encoder,
+    is_encoder,
+    sizes_in,
+)
 from worker.pipeline.weights.transformer_check import (
     CHANNELS,
     check_transformer,
@@ -17,10 +23,6 @@ from worker.pipeline.weights.transformer_check import (
     unprefixed,
 )
 
-# T5's encoder as llama.cpp names it, and as transformers does
-_T5_TENSORS = frozenset(
-    {"enc.blk.0.attn_q.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"}
-)
 _UNKNOWN = "this is no model that illo knows"
 
 
@@ -81,23 +83,30 @@ def describe_gguf(header: GgufHeader) -> GgufInspection:
         image_input=None if image_input is None else image_input.shape,
         image_input_type=None if image_input is None else image_input.type.name,
         blocks=None if naming is None else _blocks(tensors, naming),
-        verdict=_verdict(tensors, None if image_input is None else image_input.shape),
+        verdict=_verdict(header, None if image_input is None else image_input.shape),
     )
 
 
 def _inspect_file(path: Path) -> Inspection:
-    size = path.stat().st_size
+    described: GgufInspection | None = None
+    problem: str | None = None
     try:
-        described = describe_gguf(read_header(path))
+        header = read_header(path)
+        described = describe_gguf(header)
+        if described.verdict == _UNKNOWN or (
+            described.image_input is not None and described.image_input[-1] != CHANNELS
+        ):
+            problem = f"{path}: {described.verdict}; illo draws with FLUX.1-Kontext-dev"
+        elif described.image_input is None:
+            check_packed_encoder(header, sizes_in(header))
     except WeightsError as error:
-        return Inspection(path=str(path), bytes=size, problem=str(error))
-    problem = None
-    if described.verdict == _UNKNOWN or (
-        described.image_input is not None and described.image_input[-1] != CHANNELS
-    ):
-        problem = f"{path}: {described.verdict}; illo draws with FLUX.1-Kontext-dev"
+        problem = str(error)
     return Inspection(
-        path=str(path), label=described.label, bytes=size, gguf=(described,), problem=problem
+        path=str(path),
+        label=described.label if described else None,
+        bytes=path.stat().st_size,
+        gguf=(described,) if described else (),
+        problem=problem,
     )
 
 
@@ -115,6 +124,7 @@ def _inspect_directory(directory: Path) -> Inspection:
                 if file.role is Role.TRANSFORMER:
                     config = directory / Role.TRANSFORMER / "config.json"
                     check_transformer(header, config, manifest.expects)
+        check_encoder(directory, manifest)
     except WeightsError as error:
         problem = str(error)
     return Inspection(
@@ -150,9 +160,13 @@ def _blocks(tensors: Mapping[str, object], naming: Naming) -> tuple[int, int]:
     return len(found[0]), len(found[1])
 
 
-def _verdict(tensors: Mapping[str, object], image_input: tuple[int, ...] | None) -> str:
+def _verdict(header: GgufHeader, image_input: tuple[int, ...] | None) -> str:
     if image_input is not None:
         return f"with {image_input[-1]} channels this is {model_of(image_input[-1])}"
-    if _T5_TENSORS & tensors.keys():
-        return "this is a T5 text encoder"
-    return _UNKNOWN
+    if not is_encoder(header):
+        return _UNKNOWN
+    try:
+        sizes = sizes_in(header)
+    except WrongWeights:
+        return "this is a T5 text encoder, or a part of one"
+    return f"this is a T5 text encoder of {sizes.layers} blocks and width {sizes.width}"

@@ -1,0 +1,54 @@
+"""Load T5's encoder from a GGUF file so that its matrices stay packed."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import T5Config, T5EncoderModel
+
+from shared.manifest import Role
+from worker.pipeline.packed import PackedEmbedding, PackedLinear, pack_rows, unpack
+from worker.pipeline.weights.gguf_bytes import read_tensors
+from worker.pipeline.weights.gguf_header import GgufTensor, read_header
+from worker.pipeline.weights.t5_names import transformers_names
+
+
+def load_packed_encoder(directory: Path, file: Path, *, dtype: torch.dtype) -> T5EncoderModel:
+    """Build the encoder of a weights directory that has passed `check_encoder`.
+
+    It computes in `dtype`, and later in whatever floating type it is moved to; its packed bytes
+    are read once, never changed, and never unpacked more than one matrix at a time.
+    """
+    header = read_header(file)
+    config = T5Config.from_pretrained(
+        str(directory), subfolder=Role.TEXT_ENCODER_2.value, local_files_only=True
+    )
+    with torch.device("meta"):
+        model = T5EncoderModel(config)
+    names = transformers_names(config.num_layers)
+    for name, raw in read_tensors(header, names).items():
+        _place(model, names[name], header.tensors[name], torch.from_numpy(raw), dtype)
+    return model.eval()
+
+
+def _place(
+    model: T5EncoderModel, name: str, tensor: GgufTensor, raw: torch.Tensor, dtype: torch.dtype
+) -> None:
+    path = name.removesuffix(".weight")
+    parent, _, own = path.rpartition(".")
+    module = model.get_submodule(path)
+    if module is model.shared:
+        # the stack has a second reference to it, which has to change too
+        embedding = PackedEmbedding(raw, tensor.shape, tensor.type, dtype=dtype)
+        model.set_input_embeddings(embedding)
+    elif isinstance(module, nn.Linear):
+        packed = PackedLinear(raw, tensor.shape, tensor.type)
+        setattr(model.get_submodule(parent), own, packed)
+    else:
+        module.weight = nn.Parameter(_plain(raw, tensor, dtype), requires_grad=False)
+
+
+def _plain(raw: torch.Tensor, tensor: GgufTensor, dtype: torch.dtype) -> torch.Tensor:
+    rows = pack_rows(raw, (1, *tensor.shape)[-2:])
+    # a copy: a view would keep the buffer of all packed bytes in memory after they were moved
+    return unpack(rows, tensor.type, dtype).reshape(tensor.shape).clone()
