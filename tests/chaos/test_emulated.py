@@ -26,7 +26,7 @@ def test_sixty_jobs_and_a_batch_survive_killed_workers_and_faulty_delivery(
     data = tmp_path / "data"
     with running(data, *ON_EMULATORS, *MISHAPS, **QUICK) as service:
         ids = [
-            service.post("/v1/jobs", a_wish(40, seed), f"job-{seed}")["id"] for seed in range(JOBS)
+            service.post("/v1/jobs", a_wish(20, seed), f"job-{seed}")["id"] for seed in range(JOBS)
         ]
         killed = _kill_workers(service, ids)
         jobs = [service.ended(id, within=400) for id in ids]
