@@ -1,13 +1,14 @@
 """Find the scenes that a reprocess means."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
+from api.batch_orders import asked_for
 from api.batch_requests import Selection
 from api.batch_views import all_scenes
 from api.problems import Fault, invalid, pointer
 from api.service import Service
-from shared.batches import Batch, BatchScene, Take, is_stale, newest_take
-from shared.errors import SceneNotFound
+from shared.batches import Batch, BatchScene, Take, groups, is_stale, newest_take
 
 TakesByKey = Mapping[str, Sequence[Take]]
 Asked = Callable[[Take], bool]  # whether this very request asked for a take, when it came before
@@ -26,6 +27,27 @@ def selected_scenes(
     return list(_matching(selection, batch, takes, service, asked))
 
 
+def asked_before(takes: TakesByKey, request: str, service: Service) -> Asked:
+    """Make the rule whether a take was asked for by this very request, when it came before.
+
+    What it needs of all newest takes' jobs is read when it is first asked.
+    """
+
+    @cache
+    def known() -> frozenset[str]:
+        newest = [newest_take(theirs) for theirs in takes.values()]
+        now, jobs = service.backends.workers.now(), service.backends.jobs
+        drawn_again = [take.job for take in newest if take and take.take > 1]
+        return frozenset(
+            job.id
+            for group in groups(drawn_again)
+            for job in jobs.get_all(group).values()
+            if asked_for(job, request, now)
+        )
+
+    return lambda take: take.job in known()
+
+
 def _refuse_vague(selection: Selection) -> None:
     ways = (selection.status, selection.scenes, selection.stale or None, selection.all or None)
     if sum(way is not None for way in ways) != 1:
@@ -34,13 +56,12 @@ def _refuse_vague(selection: Selection) -> None:
 
 
 def _named(keys: Sequence[str], batch: Batch, service: Service) -> list[BatchScene]:
-    found, faults = dict[str, BatchScene](), []
-    for place, key in enumerate(keys):
-        try:
-            found[key] = service.backends.batches.scene(batch.id, key)
-        except SceneNotFound:
-            where = pointer("select", "scenes", place)
-            faults.append(Fault(pointer=where, detail=f"the batch has no scene {key!r}"))
+    found = service.backends.batches.scenes_by_key(batch.id, list(dict.fromkeys(keys)))
+    faults = [
+        Fault(pointer=pointer("select", "scenes", place), detail=f"the batch has no scene {key!r}")
+        for place, key in enumerate(keys)
+        if key not in found
+    ]
     if faults:
         raise invalid(faults)
     return sorted(found.values(), key=lambda scene: scene.position)

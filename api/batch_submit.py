@@ -19,7 +19,6 @@ from api.idempotency import Keep
 from api.rate_limits import judge, quota_of, refusing_excess, tell
 from api.routing import reply
 from api.service import Service
-from shared.assets import Asset
 from shared.batches import Batch, BatchScene, take_id
 from shared.errors import ArtifactError, IdempotencyRecorded, QuotaExceeded, StoreError
 from shared.ports import Answer, IdempotencyRecord
@@ -61,11 +60,7 @@ def submit_batch(
 
 def read_surroundings(named: Iterable[str], tenant: str, service: Service) -> Surroundings:
     """Read the assets that are named; those that there are not are left out."""
-    found: dict[str, Asset] = {}
-    for name in dict.fromkeys(named):
-        asset = service.backends.assets.get(tenant, name)
-        if asset is not None:
-            found[name] = asset
+    found = service.backends.assets.get_all(tenant, list(dict.fromkeys(named)))
     return Surroundings(
         assets=found, weights=service.weights, max_pixels=service.settings.max_pixels
     )

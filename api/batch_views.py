@@ -1,15 +1,13 @@
-"""Read batches and their scenes, and show them as they stand."""
+"""Read batches and their scenes, and show batches as they stand."""
 
-import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 
-from api.batch_requests import ScenesQuery
-from api.batch_responses import BatchBody, BatchProgressBody, SceneBody, SceneTakesBody, TakeBody
+from api.batch_responses import BatchBody, BatchProgressBody
 from api.expand import ALL_PAGES, expand
-from api.present import present_cost, present_images, present_scene
+from api.present import present_cost
 from api.problems import not_found
 from api.queue_view import place_of, read_standing
 from api.responses import ErrorBody
@@ -19,13 +17,11 @@ from shared.batches import (
     BatchScene,
     BatchStatus,
     Take,
-    accepted_take,
     expansion_done,
     is_stale,
-    newest_take,
     standing,
 )
-from shared.errors import BadCursor, BatchNotFound, SceneNotFound
+from shared.errors import BatchNotFound, SceneNotFound
 from shared.jobs import Job
 from shared.ports import BatchStore, JobFilter, JobStore
 from shared.settings import Settings
@@ -80,37 +76,6 @@ def show_batch(batch: Batch, service: Service) -> BatchBody:
     return body.model_copy(update={"eta": _eta(batch, service)})
 
 
-def page_of_scenes(
-    query: ScenesQuery, batch: Batch, service: Service
-) -> tuple[list[SceneBody], str | None]:
-    """Show a page of scenes in order, and say where the next one begins; raises BadCursor."""
-    of = f"{batch.id}\0{query.status or ''}"
-    after = _read_cursor(query.cursor, of=of)
-    found: list[BatchScene] = []
-    takes: dict[str, list[Take]] = {}
-    while len(found) <= query.limit:
-        page = service.backends.batches.scenes(batch.id, after=after, limit=PAGE)
-        if not page:
-            break
-        after = page[-1].position
-        theirs = takes_by_key(service.backends.jobs, batch.id, [scene.key for scene in page])
-        takes |= theirs
-        found += [scene for scene in page if _has_status(theirs.get(scene.key, ()), query.status)]
-    shown, more = found[: query.limit], len(found) > query.limit
-    bodies = [_scene_body(scene, takes.get(scene.key, ()), service) for scene in shown]
-    return bodies, _cursor(shown[-1].position, of=of) if more else None
-
-
-def show_scene(scene: BatchScene, service: Service) -> SceneTakesBody:
-    """Show a scene with all of its takes, the newest first."""
-    takes = service.backends.jobs.takes(scene.batch, [scene.key])
-    body = _scene_body(scene, takes, service)
-    accepted = accepted_take(scene, takes)
-    newest_first = sorted(takes, key=lambda take: -take.take)
-    shown = [_take_body(take, accepted, service.backends.jobs) for take in newest_first]
-    return SceneTakesBody(**dict(body), takes=shown)
-
-
 def stale_keys(batch: Batch, service: Service) -> Iterator[str]:
     """List the scenes that now want another picture than their accepted one."""
     takes = takes_by_key(service.backends.jobs, batch.id)
@@ -123,9 +88,14 @@ def stale_keys(batch: Batch, service: Service) -> Iterator[str]:
 
 def all_scenes(batches: BatchStore, batch: str) -> Iterator[BatchScene]:
     """Read all scenes of a batch in order, page by page."""
+    return chain.from_iterable(pages_of_scenes(batches, batch))
+
+
+def pages_of_scenes(batches: BatchStore, batch: str) -> Iterator[list[BatchScene]]:
+    """Read all scenes of a batch in order, a page at a time."""
     after = -1
     while page := batches.scenes(batch, after=after, limit=PAGE):
-        yield from page
+        yield page
         after = page[-1].position
 
 
@@ -176,25 +146,6 @@ def _body(
     )
 
 
-def _cursor(position: int, *, of: str) -> str:
-    digest = hashlib.sha256(f"{of}\0{position}".encode()).hexdigest()[:16]
-    return f"{position}-{digest}"
-
-
-def _read_cursor(cursor: str | None, *, of: str) -> int:
-    if cursor is None:
-        return -1
-    position = cursor.partition("-")[0]
-    if not re.fullmatch("[0-9]{1,9}", position) or cursor != _cursor(int(position), of=of):
-        raise BadCursor("not a cursor of this list")
-    return int(position)
-
-
-def _has_status(takes: Sequence[Take], status: Status | None) -> bool:
-    newest = newest_take(takes)
-    return status is None or (newest is not None and newest.status is status)
-
-
 def _eta(batch: Batch, service: Service) -> datetime | None:
     """Tell when the last of a batch's jobs that wait, or else are drawn, will be done."""
     jobs = service.backends.jobs
@@ -206,35 +157,3 @@ def _eta(batch: Batch, service: Service) -> datetime | None:
             )
             return place.finish if place else None
     return None
-
-
-def _scene_body(scene: BatchScene, takes: Sequence[Take], service: Service) -> SceneBody:
-    jobs = service.backends.jobs
-    newest, accepted = newest_take(takes), accepted_take(scene, takes)
-    return SceneBody(
-        key=scene.key,
-        batch=scene.batch,
-        position=scene.position,
-        revision=scene.revision,
-        status=newest.status if newest else None,
-        stale=is_stale(scene, takes, weights=service.weights),
-        input=present_scene(scene.scene),
-        newest=_take_body(newest, accepted, jobs) if newest else None,
-        accepted=_take_body(accepted, accepted, jobs) if accepted else None,
-    )
-
-
-def _take_body(take: Take, accepted: Take | None, jobs: JobStore) -> TakeBody:
-    job = jobs.get(take.job)
-    return TakeBody(
-        take=take.take,
-        job=job.id,
-        status=job.status,
-        accepted=accepted is not None and accepted.take == take.take,
-        seed=job.scene.seed,
-        recipe=job.recipe,
-        images=present_images(job),
-        error=present_failure(job),
-        created_at=job.created_at,
-        finished_at=job.finished_at,
-    )

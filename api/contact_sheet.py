@@ -1,6 +1,6 @@
 """Draw a batch's contact sheet: small pictures in a grid, key and status below each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, sqrt
@@ -13,6 +13,7 @@ from api.results import shown_take
 from api.service import Service
 from shared.batches import Batch, BatchScene, Take
 from shared.errors import ArtifactDamaged, ArtifactNotFound
+from shared.jobs import Job
 from shared.ports import ArtifactStore
 from shared.vocabulary import DrawnImage, Status
 
@@ -44,7 +45,9 @@ def sheet_of(batch: Batch, page: int, service: Service) -> bytes:
     if not scenes:
         raise not_found(f"{batch.id} has {batch.scene_count} scenes, and none on page {page}")
     takes = takes_by_key(service.backends.jobs, batch.id, [scene.key for scene in scenes])
-    cells = [_cell(scene, takes.get(scene.key, ()), service) for scene in scenes]
+    shown = [(scene, shown_take(scene, takes.get(scene.key, ()))) for scene in scenes]
+    jobs = service.backends.jobs.get_all([take.job for _, take in shown if take])
+    cells = [_cell(scene, take, jobs) for scene, take in shown]
     return draw_sheet(cells, service.backends.artifacts)
 
 
@@ -65,11 +68,11 @@ def draw_sheet(cells: Sequence[Cell], artifacts: ArtifactStore) -> bytes:
     return written.getvalue()
 
 
-def _cell(scene: BatchScene, takes: Sequence[Take], service: Service) -> Cell:
-    take = shown_take(scene, takes)
-    if take is None:
+def _cell(scene: BatchScene, take: Take | None, jobs: Mapping[str, Job]) -> Cell:
+    job = jobs.get(take.job) if take else None  # one may have been forgotten meanwhile
+    if take is None or job is None:
         return Cell(key=scene.key, status=None, image=None)
-    images = service.backends.jobs.get(take.job).images
+    images = job.images
     return Cell(key=scene.key, status=take.status, image=images[0] if images else None)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from api.alone import alone
 from api.batch_takes import new_take
 from shared.batches import Batch, BatchScene, expansion_done
 from shared.documents import from_json, to_json
@@ -21,6 +22,7 @@ JOBS_PER_PAGE = 200
 PAGES_PER_SWEEP = 20
 ALL_PAGES = 10_000
 BATCHES_PER_SWEEP = 10
+BATCHES_LISTED = 100  # more than are finished, so that those with a fault hold up no others
 
 log = logging.getLogger(__name__)
 
@@ -53,22 +55,18 @@ def finish_batches(backends: Backends, settings: Settings) -> tuple[int, bool]:
 
     Says how many scenes were added, and whether there are more to add.
     """
-    left, added = PAGES_PER_SWEEP, 0
+    left, added, finished = PAGES_PER_SWEEP, 0, 0
     unfinished = False
-    for batch in backends.batches.unfinished(BATCHES_PER_SWEEP):
-        if not left:
+    for batch in backends.batches.unfinished(BATCHES_LISTED):
+        if not left or finished == BATCHES_PER_SWEEP:
             return added, True
-        try:
-            after = expand(backends, settings, batch, pages=left)
-        except ArtifactError as error:
-            event = {"batch_id": batch.id, "error": type(error).__name__}
-            log.warning("expansion_failed", extra=event)
+        after = _gone_on(backends, settings, batch, pages=left)
+        if after is None:
             continue
-        if after.canceling:
-            after = finish_cancel(backends, settings, after)
         scenes = after.expanded - batch.expanded
         added += scenes
         left -= -(-scenes // PAGE)
+        finished += 1
         unfinished = unfinished or not expansion_done(after)
     return added, unfinished
 
@@ -90,6 +88,22 @@ def finish_cancel(backends: Backends, settings: Settings, batch: Batch) -> Batch
 def cancel_all(backends: Backends, settings: Settings, jobs: Sequence[str]) -> None:
     """Cancel up to 200 jobs at once; those that have ended stay as they are."""
     backends.jobs.update_all(jobs, partial(cancel, terms=settings.terms))
+
+
+def _gone_on(backends: Backends, settings: Settings, batch: Batch, *, pages: int) -> Batch | None:
+    """Go on with one batch, and return it as it is then; nothing if a fault of its own forbids."""
+    after: Batch | None = None
+    with alone("batch_not_finished", backends.workers, batch_id=batch.id):
+        try:
+            after = expand(backends, settings, batch, pages=pages)
+        except ArtifactError as error:  # its jobs can be canceled all the same
+            event = {"batch_id": batch.id, "error": type(error).__name__}
+            log.warning("expansion_failed", extra=event)
+        if (after or batch).canceling:
+            canceled = finish_cancel(backends, settings, after or batch)
+            after = after and canceled
+        return after
+    return None
 
 
 def _cancel_done(batch: Batch, now: datetime) -> Batch:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from api.batch_orders import Order, Outcome, asked_for, carry_out, foresee, foresee_all
+from api.batch_orders import Order, Outcome, carry_out, foresee, foresee_all
 from api.batch_requests import ReprocessRequest
 from api.batch_responses import ReprocessBody, SkippedBody
-from api.batch_selection import Asked, TakesByKey, selected_scenes
+from api.batch_selection import Asked, TakesByKey, asked_before, selected_scenes
 from api.batch_submit import read_surroundings
 from api.batch_takes import wake_first
 from api.batch_views import find_scene, takes_by_key
@@ -30,7 +30,7 @@ from shared.batches import (
     expansion_done,
     newest_take,
 )
-from shared.errors import JobNotFound, QuotaExceeded
+from shared.errors import QuotaExceeded
 from shared.jobs import Job
 
 CHUNK = 50  # scenes that one transaction changes, on every backend
@@ -49,8 +49,8 @@ def reprocess(
     if not wish.dry_run:
         batch = expand(service.backends, service.settings, batch, pages=ALL_PAGES)
     request = _request_of(once, service)
-    asked = partial(_asked, request=request, service=service) if once else _never
     takes = takes_by_key(service.backends.jobs, batch.id)
+    asked = asked_before(takes, request, service) if once else _never
     scenes = selected_scenes(wish.select, batch, takes, service, asked=asked)
     order = _order(wish, batch, scenes, service, request=request)
     foreseen = foresee_all(scenes, takes, order)
@@ -94,7 +94,7 @@ def retake_scene(job: Job, service: Service, *, once: Once | None, traceparent: 
     )
     takes = takes_by_key(service.backends.jobs, batch.id, [scene.key])
     foreseen = [foresee(scene, takes.get(scene.key, ()), order)]
-    asked = partial(_asked, request=request, service=service) if once else _never
+    asked = asked_before(takes, request, service) if once else _never
     _require_room(foreseen, batch.tenant, service, takes=takes, asked=asked)
     service.backends.batches.update(batch.id, _revived)
     _keep_assets(order, service)
@@ -218,14 +218,6 @@ def _request_of(once: Once | None, service: Service) -> str:
 
 def _never(take: Take) -> bool:
     return False
-
-
-def _asked(take: Take, *, request: str, service: Service) -> bool:
-    try:
-        job = service.backends.jobs.get(take.job)
-    except JobNotFound:
-        return False
-    return asked_for(job, request, service.backends.workers.now())
 
 
 def _body(outcomes: Sequence[Outcome], batch: Batch, *, dry_run: bool) -> ReprocessBody:

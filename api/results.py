@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from api.batch_responses import ResultLine
-from api.batch_views import all_scenes, present_failure, takes_by_key
+from api.batch_views import pages_of_scenes, present_failure, takes_by_key
 from api.present import present_images
 from api.service import Service
 from shared.batches import Batch, BatchScene, Take, accepted_take, newest_take
+from shared.jobs import Job
 from shared.scenes import recipe_of
 
 CONTENT_TYPE = "application/jsonl"
@@ -24,13 +25,15 @@ def shown_take(scene: BatchScene, takes: Sequence[Take]) -> Take | None:
 
 def _lines(batch: Batch, service: Service) -> Iterator[ResultLine]:
     takes = takes_by_key(service.backends.jobs, batch.id)
-    for scene in all_scenes(service.backends.batches, batch.id):
-        take = shown_take(scene, takes.get(scene.key, ()))
-        yield _line(scene, take, service) if take else _line_without_take(scene)
+    for page in pages_of_scenes(service.backends.batches, batch.id):
+        shown = [(scene, shown_take(scene, takes.get(scene.key, ()))) for scene in page]
+        jobs = service.backends.jobs.get_all([take.job for _, take in shown if take])
+        for scene, take in shown:
+            job = jobs.get(take.job) if take else None  # one may have been forgotten meanwhile
+            yield _line(scene, take, job) if take and job else _line_without_take(scene)
 
 
-def _line(scene: BatchScene, take: Take, service: Service) -> ResultLine:
-    job = service.backends.jobs.get(take.job)
+def _line(scene: BatchScene, take: Take, job: Job) -> ResultLine:
     return ResultLine(
         key=scene.key,
         status=job.status,

@@ -16,13 +16,7 @@ from api.batch_requests import (
 )
 from api.batch_responses import BatchBody, ReprocessBody, ScenesBody, SceneTakesBody
 from api.batch_submit import submit_batch
-from api.batch_views import (
-    find_batch,
-    find_scene,
-    page_of_scenes,
-    show_batch,
-    show_scene,
-)
+from api.batch_views import find_batch, find_scene, show_batch
 from api.idempotency import Keep, answer_once, answer_once_afterwards, remember
 from api.pages import next_link, with_cursor
 from api.rate_limits import tell_now
@@ -31,6 +25,7 @@ from api.requests import Empty
 from api.results import CONTENT_TYPE as LINES
 from api.results import results_of
 from api.routing import Call, Route, reply
+from api.scene_views import page_of_scenes, show_scene
 from api.service import Service
 from shared.ports import Answer
 

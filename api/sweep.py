@@ -6,15 +6,24 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import TypeVar
 
+from api.alone import alone
 from api.batch_takes import WAKES_PER_WORKER
 from api.expand import finish_batches
 from api.tidy import clean_up, drop_uploads, retire
-from shared.errors import ArtifactError, IlloError, JobNotDue, JobNotFound, PublishFailed
+from shared.errors import (
+    ArtifactError,
+    IlloError,
+    JobNotDue,
+    JobNotFound,
+    PublishFailed,
+    StoreError,
+    StoreUnavailable,
+)
 from shared.holds import why_not_woken
 from shared.jobs import Job, expire, lease_is_over, wake, wake_thief
 from shared.messages import Wake
-from shared.ports import JobStore
 from shared.settings import Settings
 from shared.turns import in_turn
 from shared.vocabulary import Status
@@ -22,6 +31,10 @@ from shared.wiring import Backends
 
 PAGE = 200
 LOOK_AGAIN = 0.5  # seconds between two looks at whether the end has come
+
+Woken = tuple[int, str | None]
+Result = TypeVar("Result")
+_NOT_WOKEN: Woken = (0, None)
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +61,20 @@ class SweepReport:
 def sweep_once(backends: Backends, settings: Settings) -> SweepReport:
     """Repair a page of everything; two sweeps at once do nothing twice.
 
-    Raises StoreError if the store is away: the next sweep goes on where this one stopped.
+    A fault of one job, batch or upload is logged, and the sweep goes on. Raises StoreUnavailable if
+    the store is away: the next sweep goes on where this one stopped.
     """
-    ended = _end(backends, settings)
-    woken, held = _wake(backends, settings)
-    expanded, unfinished = finish_batches(backends, settings)
-    now = backends.workers.now()
-    retired = retire(
-        backends.jobs, backends.batches, now=now, retention=settings.retention, limit=PAGE
+    now, retention = backends.workers.now(), settings.retention
+    ended = _done("end", partial(_end, backends, settings), 0)
+    woken, held = _done("wake", partial(_wake, backends, settings), _NOT_WOKEN)
+    expanded, unfinished = _done(
+        "finish_batches", partial(finish_batches, backends, settings), (0, False)
     )
-    cleaned = _if_stored(lambda: clean_up(backends.jobs, backends.artifacts, limit=PAGE))
-    uploads = _if_stored(lambda: drop_uploads(backends, now=now, limit=PAGE))
+    retired = _done(
+        "retire", partial(retire, backends, now=now, retention=retention, limit=PAGE), 0
+    )
+    cleaned = _done("clean_up", partial(clean_up, backends, limit=PAGE), 0)
+    uploads = _done("drop_uploads", partial(drop_uploads, backends, now=now, limit=PAGE), 0)
     return SweepReport(
         ended=ended, woken=woken, expanded=expanded, cleaned=cleaned, retired=retired,
         uploads=uploads, unfinished=unfinished, held=held,
@@ -107,10 +123,10 @@ def _end(backends: Backends, settings: Settings) -> int:
     )
     change = partial(expire, terms=terms)
     candidates = [*late, *backends.jobs.silent(PAGE)]
-    return sum(_changed(backends.jobs, job, change) for job in candidates)
+    return sum(_changed(backends, job, change) for job in candidates)
 
 
-def _wake(backends: Backends, settings: Settings) -> tuple[int, str | None]:
+def _wake(backends: Backends, settings: Settings) -> Woken:
     """Send a bounded number of wake-ups, and say why there are none if they are held back."""
     terms, now = settings.terms, backends.workers.now()
     silent = [
@@ -127,7 +143,7 @@ def _wake(backends: Backends, settings: Settings) -> tuple[int, str | None]:
     woken = 0
     for job in in_turn(due, WAKES_PER_WORKER * settings.workers):
         rule = partial(wake_thief, terms=terms) if job.status is Status.RUNNING else wake
-        if not _changed(backends.jobs, job, rule):
+        if not _changed(backends, job, rule):
             continue
         try:
             backends.publisher.publish(Wake(job=job.id))
@@ -138,17 +154,23 @@ def _wake(backends: Backends, settings: Settings) -> tuple[int, str | None]:
     return woken, None
 
 
-def _changed(jobs: JobStore, job: Job, change: Callable[..., Job]) -> bool:
-    try:
-        jobs.update(job.id, change)
-    except (JobNotDue, JobNotFound):  # somebody was faster, or it can still go on
-        return False
-    return True
+def _changed(backends: Backends, job: Job, change: Callable[..., Job]) -> bool:
+    with alone("job_not_swept", backends.workers, job_id=job.id):
+        try:
+            backends.jobs.update(job.id, change)
+        except (JobNotDue, JobNotFound):  # somebody was faster, or it can still go on
+            return False
+        return True
+    return False
 
 
-def _if_stored(tidy: Callable[[], int]) -> int:
+def _done(duty: str, act: Callable[[], Result], nothing: Result) -> Result:
+    """Do one of the sweep's duties; a fault of it is logged, unless the store is away."""
     try:
-        return tidy()
-    except ArtifactError as error:
-        log.warning("tidying_failed", extra={"error": type(error).__name__})
-        return 0
+        return act()
+    except StoreUnavailable:
+        raise
+    except (ArtifactError, StoreError) as error:
+        event = {"duty": duty, "error": type(error).__name__, "detail": str(error)}
+        log.warning("duty_failed", extra=event)
+        return nothing

@@ -4,23 +4,26 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
+from api.alone import alone
+from shared.assets import Asset
 from shared.batches import accepted_take
 from shared.errors import JobNotFound, SceneNotFound
 from shared.jobs import Job, delete, finish_cleanup, keep_until
-from shared.ports import ArtifactStore, BatchStore, JobChange, JobStore
+from shared.ports import BatchStore, JobChange, JobStore
 from shared.wiring import Backends
 
 NEEDED_FOR = timedelta(days=1)  # then it is asked again whether a job still needs an upload
 
 
-def clean_up(jobs: JobStore, artifacts: ArtifactStore, *, limit: int) -> int:
+def clean_up(backends: Backends, *, limit: int) -> int:
     """Remove the artifacts that ended jobs left behind, once; a deleted job's are all of them."""
     cleaned = 0
-    for job in jobs.untidy(limit):
-        for name in leftovers(job):
-            artifacts.delete(name)
-        changed = _update(jobs, job, partial(_tidied, seen=job))
-        cleaned += changed is not None and changed.cleanup_due is None
+    for job in backends.jobs.untidy(limit):
+        with alone("job_not_tidied", backends.workers, job_id=job.id):
+            for name in leftovers(job):
+                backends.artifacts.delete(name)
+            changed = _update(backends.jobs, job, partial(_tidied, seen=job))
+            cleaned += changed is not None and changed.cleanup_due is None
     return cleaned
 
 
@@ -33,24 +36,15 @@ def leftovers(job: Job) -> Iterator[str]:
             yield f"jobs/{job.id}/a{attempt}/{index}.{job.scene.format}"
 
 
-def retire(
-    jobs: JobStore, batches: BatchStore, *, now: datetime, retention: timedelta, limit: int
-) -> int:
+def retire(backends: Backends, *, now: datetime, retention: timedelta, limit: int) -> int:
     """Delete the jobs whose time is over, and forget the tombstones of those deleted long ago.
 
     A take lives on while its batch shows it: the accepted one and the newest of each scene.
     """
     retired = 0
-    for job in jobs.retired(limit):
-        if job.deleted_at is not None:
-            if job.cleanup_due is None:
-                jobs.remove(job.id)
-                retired += 1
-        elif _shown(jobs, batches, job):
-            _update(jobs, job, partial(keep_until, expire_at=now + retention))
-        else:
-            changed = _update(jobs, job, _deleted)
-            retired += changed is not None and changed.deleted_at is not None
+    for job in backends.jobs.retired(limit):
+        with alone("job_not_retired", backends.workers, job_id=job.id):
+            retired += _retire(backends, job, kept_until=now + retention)
     return retired
 
 
@@ -61,13 +55,31 @@ def drop_uploads(backends: Backends, *, now: datetime, limit: int) -> int:
     """
     dropped = 0
     for asset in backends.assets.retired(limit):
-        if backends.jobs.needs_asset(asset.id):
-            backends.assets.keep(asset.tenant, asset.id, until=now + NEEDED_FOR)
-            continue
-        if backends.assets.remove(asset):
-            backends.artifacts.delete(asset.artifact)
-        dropped += 1
+        with alone("upload_not_dropped", backends.workers, asset_id=asset.id):
+            dropped += _drop(backends, asset, now)
     return dropped
+
+
+def _retire(backends: Backends, job: Job, *, kept_until: datetime) -> bool:
+    jobs = backends.jobs
+    if job.deleted_at is not None:
+        if job.cleanup_due is None:
+            jobs.remove(job.id)
+        return job.cleanup_due is None
+    if _shown(jobs, backends.batches, job):
+        _update(jobs, job, partial(keep_until, expire_at=kept_until))
+        return False
+    changed = _update(jobs, job, _deleted)
+    return changed is not None and changed.deleted_at is not None
+
+
+def _drop(backends: Backends, asset: Asset, now: datetime) -> bool:
+    if backends.jobs.needs_asset(asset.id):
+        backends.assets.keep(asset.tenant, asset.id, until=now + NEEDED_FOR)
+        return False
+    if backends.assets.remove(asset):
+        backends.artifacts.delete(asset.artifact)
+    return True
 
 
 def _shown(jobs: JobStore, batches: BatchStore, job: Job) -> bool:

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -123,6 +123,13 @@ def standing(batch: Batch, counts: Mapping[Status, int]) -> BatchStatus:
     if counts.get(Status.FAILED, 0) + counts.get(Status.CANCELED, 0):
         return BatchStatus.COMPLETED_WITH_FAILURES
     return BatchStatus.COMPLETED
+
+
+def groups(names: Sequence[str], most: int = PAGE) -> Iterator[list[str]]:
+    """Divide names, each once, into groups of what one read or transaction can take."""
+    once = list(dict.fromkeys(names))
+    for start in range(0, len(once), most):
+        yield once[start : start + most]
 
 
 def take_id(batch: str, key: str, take: int) -> str:

@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import re
 
 from shared.errors import BadCursor
 
+_ID = re.compile("[a-z]{3}_[a-z0-9_]{1,100}")  # of a job or an asset, with room to spare
 _LATEST = 2**63  # what a column of SQLite holds
 _DIGEST = 12  # bytes: enough that no edit passes by chance; it guards against mistakes, not theft
 
@@ -35,7 +37,7 @@ def _read(place: bytes) -> tuple[int, str] | None:
     """Read a place, which anybody may have made up: the digest has no key."""
     try:
         match json.loads(place):
-            case [int(created_at), str(last)] if abs(created_at) < _LATEST:
+            case [int(created_at), str(last)] if abs(created_at) < _LATEST and _ID.fullmatch(last):
                 return created_at, last
     except (ValueError, RecursionError):
         pass

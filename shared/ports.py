@@ -127,6 +127,9 @@ class JobStore(IdempotencyStore, Protocol):
     def get(self, id: str) -> Job:
         """Read a job, deleted ones too; raises JobNotFound."""
 
+    def get_all(self, ids: Sequence[str]) -> Mapping[str, Job]:
+        """Read the jobs that are there, by id, 200 at a time; deleted ones too."""
+
     def update(self, id: str, change: JobChange) -> Job:
         """Apply a pure change atomically and return what is stored now; raises JobNotFound.
 
@@ -135,9 +138,10 @@ class JobStore(IdempotencyStore, Protocol):
         """
 
     def update_all(self, ids: Sequence[str], change: JobChange) -> None:
-        """Apply a pure change to up to 200 jobs in one transaction.
+        """Apply a pure change to up to 200 jobs: to each whole or not at all, see update.
 
-        Jobs that are not there, and those for which it raises a JobError, stay as they are.
+        A backend may divide them, so if this raises, some may be changed: repeat it. Jobs that are
+        not there, and those for which the change raises a JobError, stay as they are.
         """
 
     def remove(self, id: str) -> None:
@@ -225,6 +229,9 @@ class BatchStore(Protocol):
     def scene(self, batch: str, key: str) -> BatchScene:
         """Read a scene; raises SceneNotFound."""
 
+    def scenes_by_key(self, batch: str, keys: Sequence[str]) -> Mapping[str, BatchScene]:
+        """Read the scenes of a batch that are there, by key, 200 at a time."""
+
     def scenes(self, batch: str, *, after: int = -1, limit: int = 200) -> list[BatchScene]:
         """List scenes by position, those behind `after`."""
 
@@ -260,6 +267,9 @@ class AssetStore(Protocol):
 
     def get(self, tenant: str, id: str) -> Asset | None:
         """Read an asset that is not deleted."""
+
+    def get_all(self, tenant: str, ids: Sequence[str]) -> Mapping[str, Asset]:
+        """Read those of a tenant's assets that are not deleted, by id, 200 at a time."""
 
     def keep(self, tenant: str, id: str, *, until: datetime | None) -> bool:
         """Put off an asset's end, without a date for as long as batches live.

@@ -1,10 +1,13 @@
 """What is known of uploaded images, in SQLite."""
 
+import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from shared.assets import Asset, forget, prolong
+from shared.batches import groups
 from shared.cursors import decode_cursor, encode_cursor
 from shared.documents import from_json, to_json
 from shared.embedded.database import Database, micros
@@ -31,6 +34,20 @@ class SqliteAssetStore:
         with self._database.read() as connection:
             asset = _read(connection, tenant, id)
             return None if asset is None or asset.deleted_at else asset
+
+    def get_all(self, tenant: str, ids: Sequence[str]) -> dict[str, Asset]:
+        """See AssetStore.get_all."""
+        select = (
+            "SELECT document FROM assets WHERE tenant = ? "
+            "AND id IN (SELECT value FROM json_each(?))"
+        )
+        found = dict[str, Asset]()
+        for group in groups(ids):
+            with self._database.read() as connection:
+                rows = connection.execute(select, (tenant, json.dumps(group)))
+                assets = [from_json(Asset, document) for (document,) in rows]
+            found |= {asset.id: asset for asset in assets if not asset.deleted_at}
+        return found
 
     def keep(self, tenant: str, id: str, *, until: datetime | None) -> bool:
         """See AssetStore.keep."""

@@ -1,10 +1,11 @@
 """Batches and their scenes in SQLite."""
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from shared.batches import Batch, BatchScene, SceneChange, settled, stamp_batch
+from shared.batches import Batch, BatchScene, SceneChange, groups, settled, stamp_batch
 from shared.documents import from_json, to_json
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import write_record
@@ -90,6 +91,20 @@ class SqliteBatchStore:
         """See BatchStore.scene."""
         with self._database.read() as connection:
             return _read_scene(connection, batch, key)
+
+    def scenes_by_key(self, batch: str, keys: Sequence[str]) -> dict[str, BatchScene]:
+        """See BatchStore.scenes_by_key."""
+        select = (
+            "SELECT document FROM scenes WHERE batch = ? "
+            "AND key IN (SELECT value FROM json_each(?))"
+        )
+        found = dict[str, BatchScene]()
+        for group in groups(keys):
+            with self._database.read() as connection:
+                rows = connection.execute(select, (batch, json.dumps(group)))
+                scenes = [from_json(BatchScene, document) for (document,) in rows]
+            found |= {scene.key: scene for scene in scenes}
+        return found
 
     def scenes(self, batch: str, *, after: int = -1, limit: int = 200) -> list[BatchScene]:
         """See BatchStore.scenes."""

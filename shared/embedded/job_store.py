@@ -1,16 +1,17 @@
 """The queue of record in SQLite."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from shared.batches import PAGE, Take
+from shared.batches import PAGE, Take, groups
 from shared.cursors import decode_cursor, encode_cursor
 from shared.documents import to_json
 from shared.embedded import job_lists, job_queries, job_sums
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import read_record, write_record
-from shared.embedded.job_rows import delete_job, insert_job, read_job, write_job
+from shared.embedded.job_rows import delete_job, insert_job, read_job, read_jobs, write_job
 from shared.embedded.usage import read_usage
 from shared.errors import JobError, JobNotFound
 from shared.jobs import Job, Terms, stamp
@@ -62,6 +63,16 @@ class SqliteJobStore:
         with self._database.read() as connection:
             return read_job(connection, id)
 
+    def get_all(self, ids: Sequence[str]) -> dict[str, Job]:
+        """See JobStore.get_all."""
+        select = "SELECT document FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+        found = dict[str, Job]()
+        for group in groups(ids):
+            with self._database.read() as connection:
+                jobs = read_jobs(connection.execute(select, (json.dumps(group),)))
+            found |= {job.id: job for job in jobs}
+        return found
+
     def update(self, id: str, change: JobChange) -> Job:
         """See JobStore.update."""
         with self._database.write() as connection:
@@ -79,7 +90,7 @@ class SqliteJobStore:
             raise ValueError(f"{len(ids)} jobs at once: {PAGE} are the most")
         with self._database.write() as connection:
             now = self._now()
-            for id in ids:
+            for id in dict.fromkeys(ids):
                 with suppress(JobNotFound, JobError):
                     before = read_job(connection, id)
                     after = change(before, now)

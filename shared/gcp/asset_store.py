@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -33,6 +33,12 @@ class FirestoreAssetStore:
         """See AssetStore.get."""
         asset = _asset_of(self._firestore.get(ASSETS, _name_of(tenant, id)))
         return None if asset is None or asset.deleted_at else asset
+
+    def get_all(self, tenant: str, ids: Sequence[str]) -> dict[str, Asset]:
+        """See AssetStore.get_all."""
+        found = self._firestore.get_all(ASSETS, [_name_of(tenant, id) for id in ids])
+        assets = map(_read_asset, found.values())
+        return {asset.id: asset for asset in assets if not asset.deleted_at}
 
     def keep(self, tenant: str, id: str, *, until: datetime | None) -> bool:
         """See AssetStore.keep."""

@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from google.auth.exceptions import DefaultCredentialsError
 from google.cloud import firestore
 from google.cloud.firestore_v1.aggregation import AggregationQuery
 
+from shared.batches import groups
 from shared.errors import StoreError
 from shared.gcp.bounded import BoundedTransaction
 from shared.gcp.calls import PATIENCE, Bounds, patiently
@@ -57,10 +59,14 @@ class Firestore:
         return self.get_all(collection, [id]).get(id)
 
     def get_all(self, collection: str, ids: Sequence[str]) -> dict[str, Fields]:
-        """Read the documents that are there, by id."""
-        references = [self.reference(collection, id) for id in ids]
-        snapshots = patiently(self.patience, lambda bounds: self.read(references, bounds))
-        return {id: one.to_dict() for id, one in zip(ids, snapshots, strict=True) if one.exists}
+        """Read the documents that are there, by id, 200 at a time."""
+        found = dict[str, Fields]()
+        for group in groups(ids):
+            references = [self.reference(collection, id) for id in group]
+            snapshots = patiently(self.patience, partial(self.read, references))
+            pairs = zip(group, snapshots, strict=True)
+            found |= {id: one.to_dict() for id, one in pairs if one.exists}
+        return found
 
     def run(self, ask: Ask) -> list[Fields]:
         """Read what a query finds."""

@@ -28,6 +28,22 @@ def test_an_asset_reads_as_it_was_written(backend: Backend) -> None:
     assert backend.assets.get("ada", asset.id) == asset
 
 
+def test_assets_are_read_together_without_the_deleted_and_anothers(backend: Backend) -> None:
+    here, deleted = saved(backend, an_asset("here"), an_asset("deleted"))
+    (hers,) = saved(backend, an_asset("hers", tenant="eve"))
+    backend.assets.delete("ada", deleted.id)
+    ids = [here.id, deleted.id, hers.id, here.id, "ast_none", "", "ast_%"]
+    assert backend.assets.get_all("ada", ids) == {here.id: here}
+    assert backend.assets.get_all("eve", ids) == {hers.id: hers}
+    assert backend.assets.get_all("ada", []) == {}
+
+
+def test_more_assets_are_read_together_than_one_read_takes(backend: Backend) -> None:
+    first, last = saved(backend, an_asset("first"), an_asset("last"))
+    ids = [first.id, *(f"ast_{n}" for n in range(400)), last.id]
+    assert backend.assets.get_all("ada", ids) == {first.id: first, last.id: last}
+
+
 def test_an_asset_that_is_known_stays_as_it_is(backend: Backend) -> None:
     (asset,) = saved(backend, an_asset())
     assert backend.assets.save(replace(asset, generation=99)) is False

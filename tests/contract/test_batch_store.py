@@ -150,6 +150,16 @@ class TestScenes:
         with pytest.raises(SceneNotFound, match="p9"):
             backend.batches.scene(BATCH, "p9")
 
+    def test_are_found_by_key(self, backend: Backend) -> None:
+        scenes = [a_batch_scene(BATCH, f"p{n:03}", position=n) for n in range(201)]
+        backend.batches.add_scenes(scenes[:100], [])
+        backend.batches.add_scenes(scenes[100:200], [])
+        backend.batches.add_scenes([scenes[200], a_batch_scene("bat_2", "x")], [])
+        keys = [scene.key for scene in scenes]
+        found = backend.batches.scenes_by_key(BATCH, [*reversed(keys), "p000", "x", "", "p%"])
+        assert found == {scene.key: scene for scene in scenes}
+        assert backend.batches.scenes_by_key(BATCH, []) == {}
+
 
 class TestUpdateScenes:
     def test_the_rule_gets_the_scene_its_newest_job_and_the_time(self, backend: Backend) -> None:

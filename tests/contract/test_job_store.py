@@ -11,6 +11,7 @@ from shared.jobs import Job, delete
 from shared.ports import IdempotencyRecord, JobFilter
 from shared.vocabulary import Status
 from tests.builders import (
+    NOW,
     a_batch_scene,
     a_job,
     a_record,
@@ -321,3 +322,36 @@ class TestUpdateAll:
         backend.jobs.update_all(ids[:200], renamed)
         with pytest.raises(ValueError, match="200"):
             backend.jobs.update_all(ids, renamed)
+
+    def test_200_jobs_of_many_words_are_changed(self, backend: Backend) -> None:
+        words = {f"word {n}": "🌩" * 500 for n in range(16)}
+        jobs = [a_job(scene=a_scene("🌩" * 4000), metadata=words) for _ in range(200)]
+        for start in range(0, 200, 20):
+            backend.jobs.create(jobs[start : start + 20])
+        ids = [job.id for job in jobs]
+        backend.jobs.update_all(ids, lambda job, now: replace(job, wakes=1))
+        changed = backend.jobs.get_all(ids)
+        assert changed.keys() == set(ids)
+        assert {(job.wakes, job.version) for job in changed.values()} == {(1, 2)}
+
+    def test_a_job_that_is_named_twice_is_changed_once(self, backend: Backend) -> None:
+        job = a_job()
+        backend.jobs.create([job])
+        backend.jobs.update_all([job.id, job.id], renamed)
+        assert backend.jobs.get(job.id).version == 2
+
+
+class TestGetAll:
+    def test_it_finds_those_that_are_there(self, backend: Backend) -> None:
+        here, deleted = a_job(), a_job(status=Status.SUCCEEDED, deleted_at=NOW)
+        other = a_job()
+        backend.jobs.create([here, deleted, other])
+        ids = [deleted.id, job_id("gone"), here.id, deleted.id, "job_%", ""]
+        assert backend.jobs.get_all(ids) == {here.id: here, deleted.id: deleted}
+        assert backend.jobs.get_all([]) == {}
+
+    def test_it_finds_more_than_one_read_takes(self, backend: Backend) -> None:
+        jobs = [a_job() for _ in range(401)]
+        for start in range(0, 401, 200):
+            backend.jobs.create(jobs[start : start + 200])
+        assert backend.jobs.get_all([job.id for job in jobs]) == {job.id: job for job in jobs}

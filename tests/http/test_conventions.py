@@ -5,6 +5,9 @@ import re
 import pytest
 from flask.testing import FlaskClient
 
+from shared.cursors import encode_cursor
+from shared.documents import to_json
+from shared.ports import JobFilter
 from tests.http.conftest import House, pointers
 
 JSON = {"Content-Type": "application/json"}
@@ -357,6 +360,23 @@ def test_a_query_that_means_nothing_is_refused_by_name(
     answer = client.get(f"/v1/jobs?{query}")
     assert answer.status_code == 422
     assert pointers(answer) == wrong
+
+
+@pytest.mark.parametrize("id", ["\ud83d", "job_\ud83d", "x", "job_\0"])
+@pytest.mark.parametrize(
+    ("path", "of"),
+    [
+        ("/v1/assets", "assets local"),
+        ("/v1/jobs", f"jobs {to_json(JobFilter(tenant='local'))}"),
+    ],
+)
+def test_a_made_up_cursor_with_an_impossible_id_is_refused(
+    client: FlaskClient, path: str, of: str, id: str
+) -> None:
+    possible = client.get(path, query_string={"cursor": encode_cursor(1, "job_a", of=of)})
+    assert possible.status_code == 200, "the cursor is of this list"
+    answer = client.get(path, query_string={"cursor": encode_cursor(1, id, of=of)})
+    assert (answer.status_code, pointers(answer)) == (422, ["/cursor"])
 
 
 @pytest.mark.parametrize("path", ["/v1/queue", "/v1/workers", "/healthz", "/v1/assets/ast_1"])

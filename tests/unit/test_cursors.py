@@ -1,4 +1,4 @@
-"""Cursors of the embedded store: they come back as they were given, and forged ones are refused."""
+"""Cursors of lists: they come back as they were given, and forged ones are refused."""
 
 import base64
 import hashlib
@@ -22,8 +22,10 @@ def test_a_cursor_comes_back_as_it_was_given() -> None:
 
 @pytest.mark.parametrize(
     "place",
-    [b"[1]", b"[1,2,3]", b"null", b"{}", b"x", b"", b'["1","x"]', b'[{"a":1},"x"]', b"[1,null]",
-     b'[9223372036854775808,"x"]', b"[1.5,\"x\"]", b"[" * 5000],
+    [b"[1]", b"[1,2,3]", b"null", b"{}", b"x", b"", b'["1","job_a"]', b'[{"a":1},"job_a"]',
+     b"[1,null]", b'[9223372036854775808,"job_a"]', b'[1.5,"job_a"]', b"[" * 5000,
+     b'[1,"\\ud83d"]', b'[1,"job_\\ud83d"]', b'[1,"job_\\u0000"]', b'[1,"job_a\\n"]', b'[1,""]',
+     b'[1,"job_a/b"]', b'[1,"__job__"]', b'[1,"job_' + b"a" * 101 + b'"]'],
 )  # fmt: skip
 def test_a_forged_place_that_is_none_is_refused(place: bytes) -> None:
     with pytest.raises(BadCursor):

@@ -18,11 +18,12 @@ from shared.gcp.asset_store import FirestoreAssetStore
 from shared.gcp.batch_store import FirestoreBatchStore
 from shared.gcp.firestore import Firestore
 from shared.gcp.job_store import FirestoreJobStore
+from shared.gcp.parts import LARGEST_COMMIT
 from shared.gcp.worker_store import KEPT, FirestoreWorkerStore
 from shared.jobs import Job
 from shared.vocabulary import Status
-from tests.builders import NOW, a_batch_scene, a_job, a_scene, a_take, a_worker, an_asset
-from tests.firestore_faults import Call, Fault, Faults, after, answer_lost, fault, refused
+from tests.builders import NOW, a_batch_scene, a_job, a_scene, a_take, a_worker, an_asset, job_id
+from tests.firestore_faults import Call, Fault, Faults, Listened, after, answer_lost, fault, refused
 
 BATCH = "bat_1"
 WAIT = 1.0  # seconds in which whoever is not kept waiting has long been done
@@ -364,3 +365,65 @@ class TestWorkers:
         workers.save(replace(records[0], at=NOW - SECOND))  # it was heard before: no clearing up
         assert len(workers.records()) == KEPT
         assert records[0].id not in {record.id for record in workers.records()}
+
+
+class TestChangingManyJobs:
+    def test_those_of_few_words_are_one_commit(
+        self, jobs: FirestoreJobStore, faults: Faults
+    ) -> None:
+        few = [a_job() for _ in range(200)]
+        jobs.create(few)
+        faults.calls.clear()
+        jobs.update_all([job.id for job in few], ended)
+        assert faults.calls["commit"] == 1
+
+    def test_those_of_many_words_are_several_of_a_bounded_size(
+        self, jobs: FirestoreJobStore, faults: Faults
+    ) -> None:
+        wordy = stored_wordy(jobs)
+        sent = Listened(faults, "commit")
+        jobs.update_all([job.id for job in wordy], ended)
+        sizes = [sum(type(one).pb(one).ByteSize() for one in r["writes"]) for r in sent.requests]
+        assert len(sizes) > 2
+        assert max(sizes) < LARGEST_COMMIT
+        assert statuses(jobs, wordy) == [Status.FAILED] * len(wordy)
+
+    def test_each_is_changed_or_not_and_a_repetition_changes_the_rest(
+        self, jobs: FirestoreJobStore, faults: Faults
+    ) -> None:
+        wordy = stored_wordy(jobs)
+        faults.on("commit", UNHARMED, KILLED)
+        with pytest.raises(StoreError):
+            jobs.update_all([job.id for job in wordy], ended)
+        now = statuses(jobs, wordy)
+        done = now.count(Status.FAILED)
+        assert 0 < done < len(wordy)
+        assert now == [Status.FAILED] * done + [Status.QUEUED] * (len(wordy) - done)
+        jobs.update_all([job.id for job in wordy], ended)
+        assert statuses(jobs, wordy) == [Status.FAILED] * len(wordy)
+
+    def test_one_whose_answer_was_lost_is_changed_once(
+        self, jobs: FirestoreJobStore, faults: Faults
+    ) -> None:
+        wordy = stored_wordy(jobs)
+        faults.on("commit", LOST, UNHARMED, LOST)
+        jobs.update_all([job.id for job in wordy], ended)
+        changed = jobs.get_all([job.id for job in wordy])
+        assert {(job.status, job.version) for job in changed.values()} == {(Status.FAILED, 2)}
+
+    def test_a_group_is_read_by_one_call(self, jobs: FirestoreJobStore, faults: Faults) -> None:
+        jobs.get_all([job_id(n) for n in range(401)])
+        assert faults.calls["batch_get_documents"] == 3
+
+
+def stored_wordy(jobs: FirestoreJobStore) -> list[Job]:
+    """Jobs that are too many words for one commit, or two."""
+    wordy = [a_job(scene=a_scene("🌩" * 4000), metadata={"a": "🌩" * 4000}) for _ in range(120)]
+    for start in range(0, len(wordy), 40):
+        jobs.create(wordy[start : start + 40])
+    return wordy
+
+
+def statuses(jobs: FirestoreJobStore, of: list[Job]) -> list[Status]:
+    found = jobs.get_all([job.id for job in of])
+    return [found[job.id].status for job in of]

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from api.batch_edit import cancel_batch
-from api.expand import PAGE, PAGES_PER_SWEEP, expand, write_plan
+from api.expand import BATCHES_PER_SWEEP, PAGE, PAGES_PER_SWEEP, expand, write_plan
 from api.sweep import SweepReport, run_sweeps, sweep_once
 from api.tidy import leftovers
 from shared.batches import Batch, BatchScene, SceneChange, expansion_done
 from shared.errors import (
     ArtifactStoreUnavailable,
+    JobFinal,
     JobNotFound,
+    StoreError,
     StoreUnavailable,
 )
 from shared.jobs import CONFIRMED_WAKE, TOMBSTONE_FOR, WAKE_BACKOFF, Job, cancel, claim, delete
@@ -379,6 +381,186 @@ def test_a_cancel_killed_anywhere_is_finished_by_the_next_sweep(
     sweep(house)
     assert house.backends.jobs.batch_counts(batch.id) == {Status.CANCELED: 2 * PAGE + 7}
     assert house.backends.batches.unfinished(9) == []
+
+
+# --- faults -----------------------------------------------------------------------------------
+
+FAULTS = [StoreError("refused"), StoreUnavailable("never answered"), JobFinal("ended")]
+
+
+def spoiling(
+    house: House, port: str, method: str, ids: set[str], fault: Exception
+) -> tuple[Backends, list[str]]:
+    """Backends of which a method raises whenever its first argument is about one of these ids."""
+    real: Callable[..., Any] = getattr(getattr(house.backends, port), method)
+    asked = list[str]()
+
+    def spoiled(first: Any, *given: Any, **named: Any) -> Any:
+        asked.append(repr(first))
+        if any(id in repr(first) for id in ids):
+            raise fault
+        return real(first, *given, **named)
+
+    overlay = Overlay(getattr(house.backends, port), **{method: spoiled})
+    return replace(house.backends, **{port: overlay}), asked
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str, name: str) -> list[str]:
+    return [getattr(record, name) for record in caplog.records if record.message == event]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+def test_a_fault_of_one_batch_holds_up_no_other_and_no_other_duty(
+    house: House, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    bad, good = have_batch(house, 1), have_batch(house, 1, created_at=NOW + MOMENT)
+    for batch in (bad, good):
+        expand(house.backends, house.settings, batch, pages=9)
+        house.backends.batches.update(batch.id, lambda b, now: replace(b, canceling=True))
+    drawn = have_drawn(house, cleanup_due=NOW)
+    [take] = house.backends.jobs.takes(bad.id)
+    backends, _ = spoiling(house, "jobs", "update_all", {take.job}, fault)
+    assert sweep(house, backends).cleaned == 1
+    assert [batch.id for batch in house.backends.batches.unfinished(9)] == [bad.id]
+    assert not is_there(house, drawn, 1)
+    assert logged(caplog, "batch_not_finished", "batch_id") == [bad.id]
+    sweep(house)
+    assert house.backends.batches.unfinished(9) == []
+
+
+def test_more_batches_with_a_fault_than_a_sweep_finishes_hold_up_no_other(house: House) -> None:
+    bad = {have_batch(house, 1).id for _ in range(BATCHES_PER_SWEEP + 1)}
+    good = have_batch(house, 1, created_at=NOW + MOMENT)
+    backends, _ = spoiling(house, "batches", "add_scenes", bad, StoreError("refused"))
+    report = sweep(house, backends)
+    assert (report.expanded, report.unfinished) == (1, False)
+    assert {batch.id for batch in house.backends.batches.unfinished(99)} == bad
+    assert expansion_done(house.backends.batches.get(good.id))
+
+
+def test_a_batch_whose_scenes_are_lost_is_canceled_all_the_same(house: House) -> None:
+    batch = have_batch(house, 2 * PAGE)
+    batch = expand(house.backends, house.settings, batch, pages=1)
+    house.backends.artifacts.delete(batch.artifact)
+    house.backends.batches.update(
+        batch.id, lambda b, now: replace(b, canceled=True, canceling=True)
+    )
+    report = sweep(house)
+    assert (report.expanded, report.unfinished) == (0, False)
+    assert house.backends.jobs.batch_counts(batch.id) == {Status.CANCELED: PAGE}
+    assert not house.backends.batches.get(batch.id).canceling
+
+
+def too_late(house: House) -> Job:
+    return house.have(created_at=NOW - TERMS.max_queued - MOMENT, wake_at=NOW + TERMS.lease)
+
+
+def retired(house: House) -> Job:
+    return house.have(status=SUCCEEDED, expire_at=NOW, cleanup_due=None)
+
+
+def to_be_woken(house: House) -> Job:
+    return house.have(wake_at=NOW)
+
+
+def to_be_tidied(house: House) -> Job:
+    return have_drawn(house, cleanup_due=NOW)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+@pytest.mark.parametrize(
+    ("there_is", "event", "did"),
+    [
+        (too_late, "job_not_swept", "ended"),
+        (to_be_woken, "job_not_swept", "woken"),
+        (to_be_tidied, "job_not_tidied", "cleaned"),
+        (retired, "job_not_retired", "retired"),
+    ],
+)
+def test_a_fault_of_one_job_holds_up_no_other(
+    house: House,
+    caplog: pytest.LogCaptureFixture,
+    there_is: Callable[[House], Job],
+    event: str,
+    did: str,
+    fault: Exception,
+) -> None:
+    jobs = [there_is(house) for _ in range(3)]
+    backends, asked = spoiling(house, "jobs", "update", {jobs[0].id}, fault)
+    house = house.with_settings(workers=3)
+    assert getattr(sweep(house, backends), did) == 2
+    assert len(asked) >= 3
+    assert logged(caplog, event, "job_id") == [jobs[0].id]
+    assert getattr(sweep(house), did) == 1
+
+
+def test_a_fault_of_one_upload_holds_up_no_other(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = an_asset("bad", expire_at=NOW), an_asset("good", expire_at=NOW)
+    for asset in (bad, good):
+        house.backends.assets.save(asset)
+    backends, _ = spoiling(house, "jobs", "needs_asset", {bad.id}, StoreError("refused"))
+    assert sweep(house, backends).uploads == 1
+    assert logged(caplog, "upload_not_dropped", "asset_id") == [bad.id]
+    assert sweep(house).uploads == 1
+
+
+LISTINGS = [
+    ("jobs", "overdue", "end"),
+    ("jobs", "silent", "end"),
+    ("jobs", "wakeable", "wake"),
+    ("batches", "unfinished", "finish_batches"),
+    ("jobs", "retired", "retire"),
+    ("jobs", "untidy", "clean_up"),
+    ("assets", "retired", "drop_uploads"),
+]
+
+
+@pytest.mark.parametrize(("port", "listing", "duty"), LISTINGS)
+def test_a_list_that_cannot_be_read_holds_up_no_other_duty(
+    house: House, caplog: pytest.LogCaptureFixture, port: str, listing: str, duty: str
+) -> None:
+    too_late(house), retired(house), to_be_woken(house), to_be_tidied(house)
+    have_batch(house, 1)
+    house.backends.assets.save(an_asset(expire_at=NOW))
+    backends, _ = spoiling(house, port, listing, {""}, StoreError("a stored Job cannot be read"))
+    report = sweep(house, backends)
+    did = {
+        "end": report.ended,
+        "wake": report.woken,
+        "finish_batches": report.expanded,
+        "retire": report.retired,
+        "clean_up": report.cleaned,
+        "drop_uploads": report.uploads,
+    }
+    assert logged(caplog, "duty_failed", "duty")[0] == duty
+    undone = {duty, "wake"} if listing == "silent" else {duty}
+    assert {name for name, count in did.items() if not count} == undone
+
+
+@pytest.mark.parametrize(("port", "listing", "duty"), LISTINGS)
+def test_a_store_that_is_away_ends_the_sweep(
+    house: House, port: str, listing: str, duty: str
+) -> None:
+    backends, _ = spoiling(house, port, listing, {""}, StoreUnavailable("away"))
+    with pytest.raises(StoreUnavailable):
+        sweep(house, backends)
+
+
+def test_a_store_that_goes_away_meanwhile_is_not_asked_for_every_job(house: House) -> None:
+    jobs = {too_late(house).id for _ in range(9)}
+    backends, asked = spoiling(house, "jobs", "update", jobs, StoreUnavailable("away"))
+    with pytest.raises(StoreUnavailable):
+        sweep(house, replace(backends, workers=AwayButForTheTime(house)))  # type: ignore[arg-type]
+    assert len(asked) == 1
+
+
+class AwayButForTheTime(Away):
+    """A store that went away right after it told the time."""
+
+    def __init__(self, house: House) -> None:
+        self.now = house.clock.now
 
 
 # --- tidying ----------------------------------------------------------------------------------
