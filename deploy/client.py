@@ -125,7 +125,7 @@ class Client:
                 self._met = True
                 if reply.status < 400:
                     return reply
-                if last or reply.status not in _BUSY:
+                if last or not _may_pass(reply):
                     raise self._locked_out() if reply.status == 401 else _refusal(reply)
                 pause = max(pause, _retry_after(reply))
             self._sleep(pause)
@@ -185,6 +185,11 @@ def _in_words(reason: Exception) -> str:
 def _retry_after(reply: Reply) -> float:
     wish = reply.headers.get("Retry-After", "")
     return min(float(wish), LONGEST_PAUSE) if wish.isdigit() else 0.0
+
+
+def _may_pass(reply: Reply) -> bool:
+    """Whether asking again soon may help; for a full quota it does not."""
+    return reply.status in _BUSY and getattr(_refusal(reply), "code", "") != "quota_exceeded"
 
 
 def _refusal(reply: Reply) -> RequestRefused | ServiceUnreachable:

@@ -22,15 +22,17 @@ def queue(client: "Client", wish: str | None, reason: str, as_json: bool) -> int
     if reason and wish not in ("pause", "drain"):
         raise click.UsageError("--reason goes with `pause` or `drain`")
     if wish == "resume":
-        client.post("/v1/queue/resume")
+        answer = client.post("/v1/queue/resume")
     elif wish is not None:
         why = reason or ("draining" if wish == "drain" else "")
-        client.post("/v1/queue/pause", {"reason": why})
+        answer = client.post("/v1/queue/pause", {"reason": why})
     if wish == "drain":
         _wait_until_idle(client)
         again = command_line("queue", "resume", url=client.url)
         say(f"nothing is being drawn; `{again}` goes on")
-    overview = client.get("/v1/queue").json()
+    if wish in (None, "drain"):
+        answer = client.get("/v1/queue")
+    overview = answer.json()
     if as_json:
         print_json(overview)
     else:
@@ -54,7 +56,8 @@ def _tell(overview: Any) -> None:
     click.echo("paused" if overview["paused"] else "open")
     if overview["reason"]:
         click.echo(f"  {overview['reason']}")
-    click.echo(f"  {_count(overview, 'queued')} queued, {_count(overview, 'running')} running")
+    if "counts" in overview:  # who pauses may not be allowed to read
+        click.echo(f"  {_count(overview, 'queued')} queued, {_count(overview, 'running')} running")
 
 
 def _count(overview: Any, status: str) -> int:

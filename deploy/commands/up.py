@@ -17,16 +17,17 @@ MISHAPS = ("lose", "double", "delay")
 
 def _mishaps(ctx: click.Context, param: click.Parameter, given: str | None) -> list[str]:
     """Read the odds of mishaps as the push proxy takes them."""
-    arguments = []
-    for part in (given or "").split(",") if given else []:
+    arguments: list[str] = []
+    for part in [] if given is None else given.split(","):
         kind, _, odds = part.partition("=")
         try:
             sound = kind in MISHAPS and 0 <= float(odds) <= 1
         except ValueError:
             sound = False
-        if not sound:
+        if not sound or f"--{kind}" in arguments:
             raise click.BadParameter(
-                f"{part!r} is not {', '.join(MISHAPS)} with odds from 0 to 1, as in lose=0.05"
+                f"{part!r} is not one of {', '.join(MISHAPS)}, each once, with odds from 0 to 1, "
+                "as in lose=0.05"
             )
         arguments += [f"--{kind}", odds]
     return arguments
@@ -42,7 +43,7 @@ def _mishaps(ctx: click.Context, param: click.Parameter, given: str | None) -> l
 @click.option("--weights", help="`tiny`, or a weights directory.  [ILLO_WEIGHTS, tiny]")
 @click.option("--backend", help="`embedded`, or `gcp` on emulators.  [ILLO_BACKEND, embedded]")
 @click.option("--emulators", is_flag=True,
-              help="Start Google's emulators and stand on them, until the end only.")  # fmt: skip
+              help="With --backend gcp: on Google's emulators, which keep nothing.")  # fmt: skip
 @click.option("--mishaps", metavar="KIND=ODDS,…", callback=_mishaps,
               help="With --emulators: lose, double or delay pushes, as in "
               "`lose=0.05,double=0.2`.")  # fmt: skip
@@ -63,6 +64,8 @@ def up(
 
     given = {name: str(value) for name, value in flags.items() if value is not None}
     try:
+        if mishaps and not emulators:
+            raise click.UsageError("--mishaps befall pushes on --emulators only")
         settings = _settings(given, emulators=emulators)
         return _run(settings, mishaps if emulators else None, verbose=verbose, as_json=as_json)
     except BadSettings as error:
@@ -101,7 +104,7 @@ def _run(
             print_json(running.document())
         else:
             kept = "nowhere" if mishaps is not None else f"in {settings.data}"
-            click.echo(_welcome(running, settings.weights, kept=kept))
+            click.echo(_welcome(running, settings, kept=kept))
 
     def draining() -> None:
         if not as_json:  # who reads JSON is a program: it has no Ctrl-C to press once more
@@ -120,13 +123,14 @@ def _run(
     return Ending.DONE if drained else Ending.INTERRUPTED
 
 
-def _welcome(running: "Running", weights: str, *, kept: str) -> str:
+def _welcome(running: "Running", settings: "Settings", *, kept: str) -> str:
     url, out = running.url, ("-o", "out/")
     draw = command_line("draw", "Mia hides under the bed", "-r", "examples/mia.png", *out, url=url)
-    key = f"  export ILLO_KEY={running.key}\n" if running.key else ""
-    bearer = ' -H "Authorization: Bearer $ILLO_KEY"' if running.key else ""
+    keyed = running.key is not None or settings.keys is not None
+    key = f"  export ILLO_KEY={running.key or '…   # one of your keys'}\n" if keyed else ""
+    bearer = ' -H "Authorization: Bearer $ILLO_KEY"' if keyed else ""
     return f"""
-illo is ready at {url}   (weights: {weights}; jobs are kept {kept})
+illo is ready at {url}   (weights: {settings.weights}; jobs are kept {kept})
 
 {key}  {draw}
   {command_line("batch", "examples/storm.yaml", *out, url=url)}

@@ -10,6 +10,7 @@ from shared.ports import Ahead, QueueCount
 from shared.vocabulary import Priority, Status
 
 _QUEUED = "SELECT megapixel_steps FROM jobs WHERE status = 'queued'"
+_RUNNING = "SELECT megapixel_steps FROM jobs WHERE status = 'running'"
 _IN_LINE = f"{_QUEUED} AND rank = ? AND tenant = ?"
 
 
@@ -40,7 +41,8 @@ def ahead(connection: sqlite3.Connection, job: Job) -> Ahead:
     """
     rank, age = job.priority.rank, (micros(job.created_at), job.id)
     own = _sum(connection, f"{_IN_LINE} AND (created_at, id) < (?, ?)", rank, job.tenant, *age)
-    running = _sum(connection, "SELECT megapixel_steps FROM jobs WHERE status = 'running'")
+    # not itself: it may run by now
+    running = _sum(connection, f"{_RUNNING} AND id <> ?", job.id)
     urgent = _sum(connection, f"{_QUEUED} AND rank < ?", rank)
     rivals = [
         _turns_before(connection, line, own.jobs, age)

@@ -1,8 +1,8 @@
 """Batches and their scenes in Firestore."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 
 from shared.batches import Batch, BatchScene, SceneChange, settled, stamp_batch
 from shared.documents import from_json, to_json
@@ -10,20 +10,17 @@ from shared.errors import BatchNotFound
 from shared.gcp import job_documents, scene_documents, shapes
 from shared.gcp.firestore import Fields, Firestore
 from shared.gcp.idempotency import write_record
+from shared.gcp.parts import Documents, parts
 from shared.gcp.scene_changes import RestsOnNothing, change_scenes
 from shared.gcp.shapes import BATCHES, JOBS, SCENES
 from shared.gcp.transactions import DocumentExists, Transaction
-from shared.gcp.usage import charge_jobs
+from shared.gcp.usage import Turns, charge_jobs
 from shared.jobs import Job
 from shared.ports import BatchChange, IdempotencyRecord, SceneRule
 from shared.quotas import Quota, Usage, pending
 
 MOST_ADDED = 100  # each comes with a job, and both count as documents of one transaction
 MOST_CHANGED = 50  # a scene, its new job and the former one; half the room is left
-# Firestore takes 10 MiB at once, its emulator 4; a hundred scenes can be more, if they are wordy.
-LARGEST_COMMIT = 3 * 1024 * 1024
-
-Documents = dict[tuple[str, str], Fields]  # by collection and id
 
 
 class FirestoreBatchStore:
@@ -31,6 +28,7 @@ class FirestoreBatchStore:
 
     def __init__(self, firestore: Firestore) -> None:
         self._firestore = firestore
+        self._turns = Turns(firestore.patience)
 
     def create(
         self,
@@ -41,7 +39,8 @@ class FirestoreBatchStore:
     ) -> Usage | None:
         """See BatchStore.create."""
         body = partial(_create, batch=batch, record=record, quota=quota)
-        return self._firestore.transact(body, locking=quota is not None)
+        with self._turns.of(batch.tenant, quota):
+            return self._firestore.transact(body)
 
     def get(self, id: str) -> Batch:
         """See BatchStore.get."""
@@ -60,7 +59,7 @@ class FirestoreBatchStore:
         """See BatchStore.add_scenes; a scene and the job beside it are written at once."""
         _refuse_more_than(MOST_ADDED, len(scenes), "scenes")
         _refuse_more_than(MOST_ADDED, len(jobs), "jobs")
-        for part in _parts(scenes, jobs):
+        for part in parts(starmap(_documents_of, zip_longest(scenes, jobs))):
             try:  # nearly always none of them is there, so nobody looks first
                 self._firestore.transact(partial(_create_all, documents=part))
             except DocumentExists:
@@ -72,6 +71,12 @@ class FirestoreBatchStore:
         if fields is None:
             raise scene_documents.not_found(batch, key)
         return scene_documents.scene_of(fields)
+
+    def scenes_by_key(self, batch: str, keys: Sequence[str]) -> dict[str, BatchScene]:
+        """See BatchStore.scenes_by_key."""
+        names = [scene_documents.name_of(batch, key) for key in keys]
+        found = map(scene_documents.scene_of, self._firestore.get_all(SCENES, names).values())
+        return {scene.key: scene for scene in found}
 
     def scenes(self, batch: str, *, after: int = -1, limit: int = 200) -> list[BatchScene]:
         """See BatchStore.scenes."""
@@ -90,11 +95,10 @@ class FirestoreBatchStore:
         _refuse_more_than(MOST_CHANGED, len(keys), "scenes")
         named = list(dict.fromkeys(keys))
         body = partial(change_scenes, batch=batch, keys=named, rule=rule, quota=quota)
-        if quota is None:
-            try:
-                return self._firestore.transact(partial(body, locking=False))
-            except RestsOnNothing:
-                pass  # only a lock keeps a document from coming into being
+        try:
+            return self._firestore.transact(partial(body, locking=False))
+        except RestsOnNothing:  # only a lock keeps a document from coming into being
+            pass
         return self._firestore.transact(partial(body, locking=True), locking=True)
 
 
@@ -134,21 +138,6 @@ def _create_missing(transaction: Transaction, *, documents: Documents) -> None:
             transaction.write(collection, id, fields)
 
 
-def _parts(scenes: Sequence[BatchScene], jobs: Sequence[Job]) -> Iterator[Documents]:
-    """Divide what is written into commits that are not too large, each scene with its job."""
-    part, size = Documents(), 0
-    for scene, job in zip_longest(scenes, jobs):
-        together = _documents_of(scene, job)
-        weight = sum(_largest_size(fields) for fields in together.values())
-        if part and size + weight > LARGEST_COMMIT:
-            yield part
-            part, size = Documents(), 0
-        part = together | part  # the first of an id stands
-        size += weight
-    if part:
-        yield part
-
-
 def _documents_of(scene: BatchScene | None, job: Job | None) -> Documents:
     documents = Documents()
     if scene:
@@ -157,11 +146,6 @@ def _documents_of(scene: BatchScene | None, job: Job | None) -> Documents:
     if job:
         documents[JOBS, job.id] = job_documents.fields_of(job)
     return documents
-
-
-def _largest_size(fields: Fields) -> int:
-    # the fields beside the document say some of it again, never more than all of it
-    return 2 * len(fields["document"].encode())
 
 
 def _batch_of(fields: Fields | None, id: str) -> Batch:

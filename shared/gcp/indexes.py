@@ -29,6 +29,7 @@ UNINDEXED = (
     shapes.BATCHES,
     shapes.JOBS,
     shapes.SCENES,
+    shapes.SUBMISSIONS,
     shapes.WORKERS,
 )
 # Firestore removes these by itself, within a day of that instant.

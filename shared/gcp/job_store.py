@@ -1,28 +1,28 @@
 """The queue of record in Firestore."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 from shared.batches import PAGE, Take
 from shared.documents import to_json
-from shared.errors import IdempotencyRecorded, JobError, QuotaExceeded
+from shared.errors import IdempotencyRecorded, QuotaExceeded
 from shared.gcp import job_lists, job_queries, job_sums, shapes
 from shared.gcp.firestore import Firestore
 from shared.gcp.idempotency import name_of, record_of, write_record
+from shared.gcp.job_changes import change_some, changed
 from shared.gcp.job_documents import (
     create_job,
     exists,
     job_of,
     not_found,
     read_job,
-    write_job,
 )
 from shared.gcp.pages import cursor_of, place_of
 from shared.gcp.shapes import ANSWERS, JOBS
 from shared.gcp.transactions import DocumentExists, Transaction
-from shared.gcp.usage import charge_jobs, usage_of
-from shared.jobs import Job, Terms, stamp
+from shared.gcp.usage import Turns, charge_jobs, usage_of
+from shared.jobs import Job, Terms
 from shared.ports import Ahead, IdempotencyRecord, JobChange, JobFilter, Page, QueueCount
 from shared.quotas import Quota, Usage
 from shared.vocabulary import Status
@@ -34,6 +34,7 @@ class FirestoreJobStore:
     def __init__(self, firestore: Firestore, *, terms: Terms | None = None) -> None:
         self._firestore = firestore
         self._steal_grace = (terms or Terms()).steal_grace
+        self._turns = Turns(firestore.patience)
 
     def recall(self, tenant: str, path: str, key_sha256: str) -> IdempotencyRecord | None:
         """See IdempotencyStore.recall."""
@@ -63,7 +64,8 @@ class FirestoreJobStore:
             return usage
 
         try:
-            return self._firestore.transact(body, locking=quota is not None)
+            with self._turns.of(jobs[0].tenant if jobs else "", quota):
+                return self._firestore.transact(body)
         except DocumentExists:
             self._refuse_recorded(record)
             _refuse_taken(self._firestore, jobs)
@@ -76,25 +78,27 @@ class FirestoreJobStore:
             raise not_found(id)
         return job_of(fields)
 
+    def get_all(self, ids: Sequence[str]) -> dict[str, Job]:
+        """See JobStore.get_all."""
+        found = self._firestore.get_all(JOBS, ids)
+        return {id: job_of(fields) for id, fields in found.items()}
+
     def update(self, id: str, change: JobChange) -> Job:
         """See JobStore.update."""
 
         def body(tx: Transaction) -> Job:
             before = read_job(tx, id)
-            return _changed(tx, before, change)
+            return changed(tx, before, change)
 
         return self._firestore.transact(body)
 
     def update_all(self, ids: Sequence[str], change: JobChange) -> None:
         """See JobStore.update_all."""
         _refuse_more_than_a_page(ids)
-
-        def body(tx: Transaction) -> None:
-            for fields in tx.get_all(JOBS, ids).values():
-                with suppress(JobError):
-                    _changed(tx, job_of(fields), change)
-
-        self._firestore.transact(body)
+        left = list(dict.fromkeys(ids))
+        while left:
+            done = self._firestore.transact(partial(change_some, ids=left, change=change))
+            left = left[done:]
 
     def remove(self, id: str) -> None:
         """See JobStore.remove."""
@@ -195,16 +199,6 @@ def _refuse_taken(reader: Transaction | Firestore, jobs: Sequence[Job]) -> None:
     """Raise JobExists if one of the ids is taken."""
     for id in reader.get_all(JOBS, [job.id for job in jobs]):
         raise exists(id)
-
-
-def _changed(tx: Transaction, before: Job, change: JobChange) -> Job:
-    now = tx.now
-    after = change(before, now)
-    if after is before:
-        return before
-    stored = stamp(before, after, now)
-    write_job(tx, stored)
-    return stored
 
 
 def _refuse_more_than_a_page(asked: Sequence[object]) -> None:

@@ -41,7 +41,8 @@ def ahead(firestore: Firestore, job: Job) -> Ahead:
     few = _if_few(firestore, {})
     if few is None:
         return _summed_ahead(firestore, job)
-    return _total(*map(_work_of, _before(job, few)))
+    others = [other for other in few if other["id"] != job.id]  # it may run by now
+    return _total(*map(_work_of, _before(job, others)))
 
 
 def gpu_seconds(firestore: Firestore, since: datetime) -> float:

@@ -24,7 +24,7 @@ class Landed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A try whose commit was sent: what it wrote first, and what its body returned."""
+    """A try whose commit was sent: what it wrote last, and what its body returned."""
 
     nonce: str
     written: Reference

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-ANSWERS, ASSETS, BATCHES, JOBS, SCENES, WORKERS = (
-    "answers", "assets", "batches", "jobs", "scenes", "workers",
+ANSWERS, ASSETS, BATCHES, JOBS, SCENES, SUBMISSIONS, WORKERS = (
+    "answers", "assets", "batches", "jobs", "scenes", "submissions", "workers",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.api_core import exceptions
 
-from shared.errors import StoreError
+from shared.errors import StoreError, StoreUnavailable
 from shared.gcp.bounded import BoundedTransaction
 from shared.gcp.calls import FAULTS, PASSING, Bounds, Patience, store_error
 from shared.gcp.outcomes import Landed, Reference, Sent, Snapshot, refuse_landed, signed
@@ -92,6 +92,10 @@ class Transaction:
         """Count and sum up what a query finds."""
         return self._store.add_up(ask, self._patience.bounds, locks=self._needed_locks())
 
+    def glance(self, ask: Ask) -> "Sums":
+        """Count and sum up as things stand: that may change before this transaction ends."""
+        return self._store.add_up(ask, self._patience.bounds)
+
     def create(self, collection: str, id: str, fields: "Fields") -> None:
         """Write a document that must not be there."""
         reference = self._store.reference(collection, id)
@@ -131,7 +135,8 @@ class Transaction:
 
     def _commit(self, result: Any) -> None:
         if self._written:
-            self.sent = Sent(nonce=self._nonce, written=self._written[0], result=result)
+            # The last one: the first may be one that all submissions write, and soon forget.
+            self.sent = Sent(nonce=self._nonce, written=self._written[-1], result=result)
         self.committing = True
         self._inner.send(self._writes, self._patience.bounds)
 
@@ -164,13 +169,15 @@ def transact(store: "Firestore", body: Callable[[Transaction], Result], *, locki
         try:
             _look_back(store, lost, taken, patience.bounds)
             if fault and last:
-                raise store_error(fault) from None
+                raise _told(fault) from None
             return attempt.carry_out(body)
         except Landed as landed:
             return landed.result  # type: ignore[no-any-return]
         except FAULTS as met:
-            if last or not _may_pass(met, attempt):
+            if not _may_pass(met, attempt):
                 raise store_error(met) from None
+            if last:
+                raise _told(met) from None
             fault = met
         if isinstance(fault, CHANGED):
             taken = attempt.created
@@ -189,6 +196,13 @@ def _may_pass(fault: Exception, attempt: Transaction) -> bool:
     """Whether another try may help."""
     changed = isinstance(fault, CHANGED) and attempt.committing
     return changed or isinstance(fault, (exceptions.Aborted, *PASSING))
+
+
+def _told(fault: Exception) -> StoreError:
+    """Say what kept this transaction from its end, though it might have passed."""
+    if isinstance(fault, CHANGED):
+        return StoreUnavailable("Firestore: too many write the same at once; try again")
+    return store_error(fault)
 
 
 def _look_back(

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
-from shared.jobs import Job, supersede
+from shared.jobs import Job, claim, supersede
 from shared.ports import Ahead, QueueCount
 from shared.vocabulary import Metrics, Priority, Status
-from tests.builders import a_batch_scene, a_job, a_lease, a_reference, a_scene, a_take
+from tests.builders import TERMS, a_batch_scene, a_job, a_lease, a_reference, a_scene, a_take
 from tests.contract.conftest import Backend
 
 MINUTE = timedelta(minutes=1)
@@ -192,6 +193,12 @@ class TestAhead:
     def test_nothing_goes_before_the_only_job(self, backend: Backend) -> None:
         job = a_job()
         backend.jobs.create([job])
+        assert backend.jobs.ahead(job) == Ahead(jobs=0, megapixel_steps=0)
+
+    def test_a_job_that_is_claimed_by_now_does_not_go_before_itself(self, backend: Backend) -> None:
+        job = a_job()
+        backend.jobs.create([job])
+        backend.jobs.update(job.id, partial(claim, holder="worker", terms=TERMS))
         assert backend.jobs.ahead(job) == Ahead(jobs=0, megapixel_steps=0)
 
     def test_running_urgent_and_older_jobs_go_first(self, backend: Backend) -> None:

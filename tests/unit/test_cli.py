@@ -1,6 +1,7 @@
 """The command line: it starts lightly, ends as promised, and never shows a traceback."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,9 @@ from deploy.console import HERE, called_as, command_line
 from deploy.root import COMMANDS
 from deploy.scene_options import NEW_SCENE
 from deploy.tables import fitting
-from shared.manifest import Expects, Manifest, Role, describe_file, write_manifest
 from shared.settings import process_environment
 from tests.fake_service import FakeService, a_job_body, an_image_body, problem
+from worker.pipeline.tiny import make_tiny_weights
 
 HEAVY = ("torch", "google", "flask", "diffusers", "transformers", "werkzeug", "numpy")
 ROOT = Path(__file__).parents[2]
@@ -559,35 +560,40 @@ def test_a_size_may_be_written_in_three_ways(
     assert (body["width"], body["height"]) == (512, 384)
 
 
-def whole_weights(folder: Path) -> Path:
-    """Make weights of one file that are as their manifest says, and return that file."""
-    file = folder / "tokenizer/vocab.json"
-    file.parent.mkdir()
-    file.write_bytes(b'{"a": 1}')
-    described = describe_file(folder, "tokenizer/vocab.json", Role.TOKENIZER)
-    expects = Expects(in_channels=64, blocks=(1, 1), inner_dim=8)
-    write_manifest(folder, Manifest(label="mine", files=(described,), expects=expects))
-    return file
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of whole weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    make_tiny_weights(folder)
+    return folder
+
+
+def flip_a_byte(weights: Path, folder: Path) -> Path:
+    """Copy weights, with one byte of a tokenizer changed."""
+    shutil.copytree(weights, folder, dirs_exist_ok=True)
+    tokenizer = folder / "tokenizer/tokenizer_config.json"
+    content = tokenizer.read_bytes()
+    tokenizer.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return folder
 
 
 def test_one_flipped_byte_makes_weights_unusable(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer = whole_weights(tmp_path)
-    assert run(["weights", "inspect", str(tmp_path), "--json"]) == 0
+    assert run(["weights", "inspect", str(weights), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["every_byte_checked"]
-    tokenizer.write_bytes(b'{"a": 2}')
-    assert run(["weights", "inspect", str(tmp_path)]) == 1
-    assert "vocab.json: its sha256 is not the manifest's" in capsys.readouterr().err
+    assert run(["weights", "inspect", str(flip_a_byte(weights, tmp_path))]) == 1
+    assert "tokenizer_config.json: its sha256 is not the manifest's" in capsys.readouterr().err
 
 
 def test_large_weights_are_not_read_to_the_last_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tokenizer = whole_weights(tmp_path)
-    tokenizer.write_bytes(b'{"a": 2}')
     monkeypatch.setattr("deploy.commands.weights.DIGESTED_BELOW", 8)
-    assert run(["weights", "inspect", str(tmp_path)]) == 0
+    assert run(["weights", "inspect", str(flip_a_byte(weights, tmp_path))]) == 0
     assert "not every byte was read" in capsys.readouterr().out
 
 
@@ -653,3 +659,48 @@ def test_a_reader_that_leaves_early_is_no_error(service: FakeService) -> None:
     said = program.stderr.read()
     program.wait(30)
     assert said == b""
+
+
+@pytest.mark.parametrize("wish", ["pause", "resume"])
+def test_who_may_turn_the_queue_need_not_be_allowed_to_read_it(
+    service: FakeService, wish: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = {"object": "queue_control", "paused": wish == "pause", "reason": None}
+    service.answer("POST", f"/v1/queue/{wish}", control)
+    assert run(["queue", wish, "--url", service.url]) == 0
+    assert capsys.readouterr().out == ("paused\n" if wish == "pause" else "open\n")
+
+
+@pytest.mark.parametrize(
+    ("mishaps", "fault"),
+    [
+        ("", "'' is not one of lose, double, delay"),
+        ("lose", "'lose' is not one of"),
+        ("lose=2", "'lose=2' is not one of"),
+        ("lose=-0.1", "'lose=-0.1' is not one of"),
+        ("lose=nan", "'lose=nan' is not one of"),
+        ("burn=0.1", "'burn=0.1' is not one of"),
+        ("lose=0.1,lose=0.2", "'lose=0.2' is not one of lose, double, delay, each once"),
+        ("lose=0.1", "on --emulators only"),
+    ],
+)
+def test_mishaps_that_cannot_be_are_refused(
+    mishaps: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["up", "--mishaps", mishaps, "--data", str(tmp_path / "d")]) == 2
+    assert fault in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        (["--backend", "gcp"], "add --emulators"),
+        (["--emulators"], "add --backend gcp"),
+    ],
+)
+def test_emulators_and_the_backend_go_together(
+    flags: list[str], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["up", *flags, "--data", str(tmp_path / "d")]) == 2
+    assert fault in capsys.readouterr().err

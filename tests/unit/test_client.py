@@ -60,6 +60,13 @@ def test_any_other_refusal_is_not_repeated(service: FakeService, status: int) ->
     assert len(service.requests) == 1
 
 
+def test_a_full_quota_is_told_at_once(service: FakeService) -> None:
+    service.answer("POST", "/v1/jobs", problem(429, "quota_exceeded"), status=429)
+    with pytest.raises(RequestRefused, match="this is quota_exceeded"):
+        Patience().client(service.url).post("/v1/jobs", {"prompt": "x"})
+    assert len(service.requests) == 1
+
+
 def test_the_service_says_how_long_to_wait(service: FakeService) -> None:
     headers = {"Retry-After": "4"}
     service.answer("GET", "/v1/queue", problem(429, "busy"), status=429, headers=headers)

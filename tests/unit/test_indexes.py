@@ -45,7 +45,8 @@ from tests.firestore_faults import Faults, Listened
 
 ROOT = Path(__file__).parents[2]
 COLLECTIONS = (
-    shapes.ANSWERS, shapes.ASSETS, shapes.BATCHES, shapes.JOBS, shapes.SCENES, shapes.WORKERS,
+    shapes.ANSWERS, shapes.ASSETS, shapes.BATCHES, shapes.JOBS, shapes.SCENES, shapes.SUBMISSIONS,
+    shapes.WORKERS,
 )  # fmt: skip
 QUOTA = Quota(queued_jobs=1000)
 MOST_COMPOSITE = 200  # of one database, unless it is billed for

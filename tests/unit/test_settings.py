@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BadSettings
+from shared.program import begin
 from shared.requirements import require_api, require_worker
 from shared.settings import (
     GOOGLES_CERTIFICATES,
@@ -148,6 +149,20 @@ def test_other_certificates_than_googles_are_trusted_only_with_emulators() -> No
     elsewhere = {"ILLO_CERTIFICATES": "https://certs.example/keys"}
     with pytest.raises(BadSettings, match=r"^ILLO_CERTIFICATES: .*this machine"):
         require_worker(Settings.read({**whole, **EMULATORS, **elsewhere}))
+
+
+def test_what_is_missing_is_told_beside_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"ILLO_BACKEND": "gcp", "ILLO_TOPIC": "t", "ILLO_WORKERS": "0"}
+    monkeypatch.setattr("shared.program.process_environment", lambda: given)
+    with pytest.raises(SystemExit) as ended:
+        begin(require_worker)
+    assert ended.value.code == 2
+    told = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    missing = {"GOOGLE_CLOUD_PROJECT", "ILLO_BUCKET", "ILLO_PUSH_AUDIENCE", "ILLO_PUSH_EMAIL"}
+    assert set(told) == {"ILLO_TOPIC", "ILLO_WORKERS", *missing}
+    assert len(told) == len(set(told))
 
 
 def test_only_with_keys_may_others_reach_the_api() -> None:

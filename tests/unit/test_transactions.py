@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,14 @@ from google.api_core import exceptions
 from google.auth.exceptions import RefreshError
 
 from deploy.emulators import Hosts
-from shared.errors import IdempotencyRecorded, JobExists, LeaseHeld, StoreError, StoreUnavailable
+from shared.errors import (
+    IdempotencyRecorded,
+    JobExists,
+    LeaseHeld,
+    QuotaExceeded,
+    StoreError,
+    StoreUnavailable,
+)
 from shared.gcp import shapes
 from shared.gcp.calls import CALL_SECONDS, ONCE
 from shared.gcp.firestore import Fields, Firestore
@@ -496,3 +504,50 @@ def test_the_commit_of_200_jobs_with_the_longest_prompts_fits(jobs: FirestoreJob
     ]
     jobs.create(wordy)
     assert jobs.get(wordy[-1].id) == wordy[-1]
+
+
+class TestAQuota:
+    """Nothing is locked for it, so that claims and heartbeats need not wait."""
+
+    def test_is_charged_without_a_lock(self, jobs: FirestoreJobStore, faults: Faults) -> None:
+        jobs.create([a_job()], quota=Quota(queued_jobs=1))
+        assert faults.calls["begin_transaction"] == 0
+
+    def test_counts_again_when_another_submits_meanwhile(
+        self, jobs: FirestoreJobStore, others: FirestoreJobStore, faults: Faults
+    ) -> None:
+        quota = Quota(queued_jobs=1)
+        faults.on("commit", after(lambda: others.create([a_job()], quota=quota)))
+        with pytest.raises(QuotaExceeded):
+            jobs.create([a_job()], quota=quota)
+        assert others.usage("ada").queued_jobs == 1
+
+    def test_lets_the_threads_of_a_tenant_take_turns(
+        self, jobs: FirestoreJobStore, faults: Faults
+    ) -> None:
+        """None of them has to try twice."""
+        submitters = 12
+        barrier = threading.Barrier(submitters)
+
+        def submit() -> None:
+            barrier.wait(timeout=30)
+            jobs.create([a_job()], quota=Quota(queued_jobs=submitters))
+
+        threads = [threading.Thread(target=submit) for _ in range(submitters)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert faults.calls["commit"] == submitters == jobs.usage("ada").queued_jobs
+
+
+@pytest.mark.parametrize("refusal", [exceptions.Aborted, exceptions.FailedPrecondition])
+def test_contention_that_does_not_end_is_called_contention(
+    project: str, job: Job, refusal: type[exceptions.GoogleAPICallError]
+) -> None:
+    store = Firestore(project, patience=SHORT)
+    faults = Faults(store)
+    changed = fault(refusal, "the stored version does not match the required base version")
+    faults.on_and_on("commit", repeat(refused(changed)))
+    with pytest.raises(StoreUnavailable, match="too many write the same at once"):
+        store.transact(partial(rewrite, id=job.id))
