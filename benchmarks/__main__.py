@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import accept, claims, google, overhead, poll
+from benchmarks import accept, claims, fetch, google, overhead, poll
 from benchmarks.report import Figure, print_table
 
 OUT = Path("build/benchmarks")
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "overhead": overhead.measure,
     "claims": claims.measure,
     "google": google.measure,
+    "fetch": fetch.measure,
 }
 
 

@@ -175,6 +175,14 @@ class WrongWeights(WeightsError):
     """The weights are whole, but of another model than the one that is drawn with."""
 
 
+class WeightsUnreachable(WeightsError):
+    """The weights cannot be read at present; trying again later may help."""
+
+
+class FetchCanceled(WeightsError):
+    """The caller wished the fetch to end; what it has read is not whole."""
+
+
 # --- settings and the command line ------------------------------------------------------------
 
 

@@ -15,7 +15,13 @@ PACKAGES = ("api", "deploy", "shared", "worker")
 # What is imported -> the only modules that may.
 ONLY_IN = {
     "google.cloud": ("shared.gcp",),
-    "google.auth": ("shared.gcp", "shared.identity", "shared.embedded"),
+    # the weights' source: the SDK for objects would copy every byte, http.client does not
+    "google.auth": (
+        "shared.gcp",
+        "shared.identity",
+        "shared.embedded",
+        "worker.pipeline.weights.cloud_source",
+    ),
     "torch": ("worker.pipeline",),
     "diffusers": ("worker.pipeline",),
     "transformers": ("worker.pipeline",),
