@@ -5,6 +5,7 @@ What it really delivers is measured first, by threads that throw away what they 
 """
 
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ from tests.ranged_server import (
     Shape,
     to_argument,
 )
+from tests.tls import trusting, write_certificate
 from worker.pipeline.weights.cloud_source import CloudObject
 from worker.pipeline.weights.crc import Octets, extend, to_text
 from worker.pipeline.weights.fetch import CONNECTIONS, Fetched, fetch
@@ -135,6 +137,7 @@ def _unshaped(file: Path, octets: Octets, crc32c: str) -> list[Figure]:
         Figure(what="bare client, no shape, 2", value=bare, unit="s"),
         *_told("fetch, no shape, 2", run, "÷ bare client", bare),
     ]
+    figures += _encrypted(file, octets, crc32c)
     local = LocalFile(file)
     plain = min(_timed(lambda: np.fromfile(file, dtype=np.uint8)) for _ in range(REPEATS))
     figures.append(Figure(what="numpy reads the file, cached", value=plain, unit="s"))
@@ -146,6 +149,19 @@ def _unshaped(file: Path, octets: Octets, crc32c: str) -> list[Figure]:
         figures += _told(f"fetch of the file, cached, {count}", run, "÷ numpy", plain)
     local.close()
     return figures
+
+
+def _encrypted(file: Path, octets: Octets, crc32c: str) -> list[Figure]:
+    """Fetch over TLS, as from Cloud Storage; here both ends encrypt on the same cores."""
+    certificate = write_certificate(file.with_suffix(".pem"))
+    with _server(file, SHAPED(), certificate) as url:
+        source = _served(url, trusting(certificate))
+        bare = min(_bare(source, 16) for _ in range(REPEATS))
+        run = min(
+            (_fetched(source, octets, crc32c) for _ in range(REPEATS)), key=lambda run: run.wall
+        )
+    figures = [Figure(what="bare client over TLS, 16", value=bare, unit="s")]
+    return figures + _told(f"fetch over TLS, {CONNECTIONS}", run, "÷ bare client", bare)
 
 
 def _fetched(source: Source, octets: Octets, crc32c: str, *, connections: int = CONNECTIONS) -> Run:
@@ -202,14 +218,15 @@ def _memory(what: str) -> int:
     return int(next(line for line in lines if line.startswith(what)).split()[1]) * 1024
 
 
-def _served(url: str) -> CloudObject:
-    return CloudObject(BUCKET, OBJECT, token=lambda: None, endpoint=url)
+def _served(url: str, trust: ssl.SSLContext | None = None) -> CloudObject:
+    return CloudObject(BUCKET, OBJECT, token=lambda: None, endpoint=url, trust=trust)
 
 
 @contextmanager
-def _server(file: Path, shape: Shape) -> Iterator[str]:
+def _server(file: Path, shape: Shape, certificate: Path | None = None) -> Iterator[str]:
+    told = [str(file), to_argument(shape), *([str(certificate)] if certificate else [])]
     program = subprocess.Popen(
-        [sys.executable, "-m", "tests.ranged_server", str(file), to_argument(shape)],
+        [sys.executable, "-m", "tests.ranged_server", *told],
         stdout=subprocess.PIPE,
     )
     try:

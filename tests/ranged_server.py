@@ -5,7 +5,7 @@
 
 Latency is waited for before each answer; bytes leave at a pace per connection and for all. A fault
 befalls the requests whose range holds the byte `at`, as they reach it, so many times as it says.
-`python -m tests.ranged_server FILE SHAPE` serves a file in a process of its own.
+`python -m tests.ranged_server FILE SHAPE [CERTIFICATE]` serves a file in a process of its own.
 """
 
 import json
@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 import google_crc32c
 import numpy as np
 
+from tests.tls import serving
 from worker.pipeline.weights.crc import Octets, to_text
 
 BUCKET, OBJECT = "illo-weights", "kontext/transformer/model.gguf"
@@ -87,7 +88,7 @@ class RangedServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, octets: Octets, shape: Shape) -> None:
+    def __init__(self, octets: Octets, shape: Shape, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.octets, self.shape = octets, shape
         self.crc32c = to_text(google_crc32c.value(octets))
@@ -99,11 +100,12 @@ class RangedServer(ThreadingHTTPServer):
         self.pace = Pace(shape.total)
         self.lock = threading.Lock()
         self._faults = list(shape.faults)
+        self._tls = serving(certificate) if certificate else None
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.server_address[1]}"
 
     def fault_in(self, start: int, stop: int, kinds: tuple[str, ...]) -> Fault | None:
         """Take the first fault that lies in a range."""
@@ -115,6 +117,16 @@ class RangedServer(ThreadingHTTPServer):
                     self.happened.append(fault.kind)
                     return fault
         return None
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; hands are shaken in its own thread."""
+        accepted, address = super().get_request()
+        if self._tls is None:
+            return accepted, address
+        return (
+            self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False),
+            address,
+        )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients that hang up are what is tested."""
@@ -208,9 +220,11 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def ranged_server(octets: Octets, **shape: Any) -> Iterator[RangedServer]:
-    """Serve until the block ends."""
-    server = RangedServer(octets, Shape(**shape))
+def ranged_server(
+    octets: Octets, *, certificate: Path | None = None, **shape: Any
+) -> Iterator[RangedServer]:
+    """Serve until the block ends; over TLS where a certificate is given."""
+    server = RangedServer(octets, Shape(**shape), certificate)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -227,12 +241,12 @@ def to_argument(shape: Shape) -> str:
     return json.dumps(asdict(shape))
 
 
-def main(file: str, shape: str) -> None:
+def main(file: str, shape: str, certificate: str = "") -> None:
     """Serve a file until killed; the first line printed is the address."""
     told = json.loads(shape)
     told["faults"] = tuple(Fault(**fault) for fault in told["faults"])
     octets = np.fromfile(Path(file), dtype=np.uint8)
-    server = RangedServer(octets, Shape(**told))
+    server = RangedServer(octets, Shape(**told), Path(certificate) if certificate else None)
     print(json.dumps({"url": server.url}), flush=True)
     server.serve_forever()
 

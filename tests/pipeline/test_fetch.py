@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.auth.exceptions import RefreshError
 
 from shared.errors import FetchCanceled, WeightsDamaged, WeightsMissing, WeightsUnreachable
 from tests.ranged_server import (
@@ -29,6 +30,7 @@ from tests.ranged_server import (
     RangedServer,
     ranged_server,
 )
+from tests.tls import trusting, write_certificate
 from worker.pipeline.weights.cloud_source import CloudObject, GoogleToken
 from worker.pipeline.weights.crc import Octets, extend, to_text
 from worker.pipeline.weights.fetch import Fetched, fetch
@@ -83,6 +85,11 @@ def source(request: pytest.FixtureRequest, octets: Octets, tmp_path: Path) -> It
         return
     with ranged_server(octets) as server:
         yield served(server)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_certificate(tmp_path_factory.mktemp("tls") / "certificate.pem")
 
 
 def crc_of(octets: Octets) -> str:
@@ -227,6 +234,26 @@ def test_a_slow_range_wins_where_the_request_beside_it_fails(
     assert done.hedges >= 1
 
 
+@pytest.mark.parametrize("kind", [BUSY, SHORT, STALL, RESET])
+def test_faults_pass_over_tls_too(
+    octets: Octets, target: Octets, certificate: Path, kind: str
+) -> None:
+    faults = (Fault(kind, at=1_010_000),)
+    with ranged_server(octets, certificate=certificate, faults=faults) as server:
+        source = served(server, silence=1000, trust=trusting(certificate))
+        done = fetched(server, target, source=source)
+        assert server.happened == [kind]
+    assert np.array_equal(target, octets)
+    assert done.retries + done.hedges >= 1
+
+
+def test_a_server_of_another_certificate_is_not_asked(octets: Octets, certificate: Path) -> None:
+    with ranged_server(octets, certificate=certificate) as server:
+        with pytest.raises(WeightsUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            served(server)
+        assert server.tokens == set()
+
+
 class Late:
     """A source whose first reader of the second range writes rubbish when it is broken off."""
 
@@ -260,7 +287,7 @@ class LateReader:
         if self._late:
             self._broken.wait()
             time.sleep(0.3)  # long enough for anybody to copy who should have waited
-            place[:] = bytes(len(place))
+            place[:] = b"?" * len(place)
             return len(place)
         place[:] = self._source.octets[self._next : self._next + len(place)].data
         self._next += len(place)
@@ -397,6 +424,15 @@ def test_a_token_is_renewed_once_for_all_who_wait() -> None:
     assert (tokens, identity.renewed) == ({"token 1"}, 1)
     identity.valid = False
     assert token() == "token 2"
+
+
+def test_without_credentials_the_weights_are_unreachable() -> None:
+    class Nobody(Identity):
+        def refresh(self, _: object) -> None:
+            raise RefreshError("nobody is signed in")
+
+    with pytest.raises(WeightsUnreachable, match="nobody is signed in"):
+        GoogleToken(Nobody())()
 
 
 def change(path: Path) -> None:

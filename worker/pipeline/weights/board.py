@@ -112,6 +112,7 @@ class Board:
             self.retries += 1
             state.failures += 1
             if state.failures >= self._patience.tries:
+                self._stopping = True  # or another would ask once more before the caller hears
                 raise WeightsUnreachable(
                     f"{self._name}: bytes {state.position} to {state.range.stop} did not come, "
                     f"{type(fault).__name__}: {fault}; try again later"

@@ -63,11 +63,14 @@ class CloudObject:
         token: Token,
         endpoint: str = GOOGLE,
         silence: float = SILENCE,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         self.name = f"gs://{bucket}/{path}"
         self._server, self._token, self._silence = endpoint, token, silence
         # one context: each would read the system's certificates again
-        self._tls = ssl.create_default_context() if endpoint.startswith("https:") else None
+        self._tls = (
+            (trust or ssl.create_default_context()) if endpoint.startswith("https:") else None
+        )
         self._object = f"/storage/v1/b/{quote(bucket, safe='')}/o/{quote(path, safe='')}"
         self.generation = 0
         found = self._look()
