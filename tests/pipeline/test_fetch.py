@@ -1,5 +1,6 @@
 """What a fetch promises, over a link that is slow and wrong in every way it can be."""
 
+import itertools
 import os
 import threading
 import time
@@ -309,6 +310,49 @@ def test_two_requests_never_write_to_one_place(octets: Octets, target: Octets) -
     assert np.array_equal(target, octets)
 
 
+class Outlasting(Late):
+    """A source whose second range comes slowly, until a request beside it has failed halfway."""
+
+    def __init__(self, octets: Octets) -> None:
+        super().__init__(octets)
+        self.turns, self.failed = itertools.count(1), threading.Event()
+
+    def connect(self) -> Connection:
+        return OutlastingReader(self)
+
+
+class OutlastingReader(LateReader):
+    def __init__(self, source: Outlasting) -> None:
+        super().__init__(source)
+        self._outlasting, self._turn, self._given = source, 0, 0
+
+    def begin(self, start: int, stop: int) -> None:
+        super().begin(start, stop)
+        self._late, self._given = False, 0
+        self._turn = next(self._outlasting.turns) if RANGE <= start < 2 * RANGE else 0
+
+    def read_into(self, place: memoryview) -> int:
+        if self._turn == 1 and self._given:
+            self._outlasting.failed.wait(20)
+        if self._turn == 2 and self._given:
+            self._outlasting.failed.set()
+            raise Interrupted("failed halfway")
+        count = len(place) if self._turn not in (1, 2) else min(len(place), 10_000 * self._turn)
+        self._given += 1
+        return super().read_into(place[:count])
+
+
+def test_a_request_that_failed_beside_another_leaves_no_trace(
+    octets: Octets, target: Octets
+) -> None:
+    told: list[int] = []
+    done = fetch(Outlasting(octets), target, crc32c=crc_of(octets), connections=3,
+                 range_bytes=RANGE, patience=QUICK, on_bytes=told.append)  # fmt: skip
+    assert done.hedges >= 1
+    assert np.array_equal(target, octets)
+    assert (told[-1], done.bytes) == (SIZE, SIZE)
+
+
 def test_after_the_end_nobody_writes(octets: Octets, target: Octets) -> None:
     def stop(received: int) -> None:
         if received >= 2 * RANGE:
@@ -429,7 +473,7 @@ def test_a_token_is_renewed_once_for_all_who_wait() -> None:
 def test_without_credentials_the_weights_are_unreachable() -> None:
     class Nobody(Identity):
         def refresh(self, _: object) -> None:
-            raise RefreshError("nobody is signed in")
+            raise RefreshError("nobody is signed in")  # type: ignore[no-untyped-call]
 
     with pytest.raises(WeightsUnreachable, match="nobody is signed in"):
         GoogleToken(Nobody())()
