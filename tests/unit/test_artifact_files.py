@@ -16,6 +16,8 @@ from shared.embedded.artifact_store import FileArtifactStore
 from shared.errors import ArtifactDamaged, ArtifactNotFound, ArtifactStoreUnavailable
 from shared.ports import Stored
 
+multiprocessing.set_forkserver_preload([__name__])  # or each child would import it
+
 NAME = "jobs/job_a/a1/0.png"
 
 
@@ -127,7 +129,7 @@ def put_until(root: Path, last_step: int) -> None:
 
 
 def test_a_writer_killed_at_any_step_does_no_harm(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # this process may have threads
     killed, step, ended = 0, 0, None
     while ended != 0:
         root = tmp_path / str(step)

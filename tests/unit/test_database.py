@@ -25,6 +25,8 @@ from shared.vocabulary import Status
 from tests.builders import NOW, FakeClock, a_job, a_lease, job_id
 from tests.builders import seconds as of_seconds
 
+multiprocessing.set_forkserver_preload([__name__])  # or each child would import it
+
 ADD_COLOUR = ("ALTER TABLE workers ADD COLUMN colour TEXT", "UPDATE workers SET colour = 'red'")
 BROKEN = ("ALTER TABLE workers ADD COLUMN colour TEXT", "this is not SQL")
 
@@ -79,9 +81,15 @@ def _open_at_once(path: Path, number: int, meet: Barrier) -> None:
     open_file(path, migrations=(MIGRATIONS[0], ADD_COLOUR))  # twice would fail: duplicate column
 
 
-def in_children(count: int, act: Callable[[int, Barrier], None]) -> list[int | None]:
-    """Run something in forked children; list how they ended."""
-    context = multiprocessing.get_context("fork")
+def in_children(
+    count: int, act: Callable[[int, Barrier], None], *, how: str = "forkserver"
+) -> list[int | None]:
+    """Run something in children; list how they ended.
+
+    They are forked from a process without threads: what a thread of this one holds, a child of its
+    own would wait for in vain.
+    """
+    context = multiprocessing.get_context(how)
     meet = context.Barrier(count)
     children = [context.Process(target=act, args=(number, meet)) for number in range(count)]
     for child in children:
@@ -140,21 +148,8 @@ class TestFaults:
 
 class TestProcesses:
     def test_a_forked_child_has_a_connection_of_its_own(self, path: Path) -> None:
-        database = open_file(path)
-        jobs = SqliteJobStore(database)
-        jobs.create([a_job()])
-        with database.read() as connection:
-            parents = connection
-
-        def create_ten(number: int, meet: Barrier) -> None:
-            with database.read() as connection:
-                assert connection is not parents
-            meet.wait(30)
-            for turn in range(10):
-                jobs.create([a_job(id=job_id((number, turn)))])
-
-        assert in_children(3, create_ten) == [0, 0, 0]
-        jobs.create([a_job()])
+        assert in_children(1, partial(_create_in_forks, path)) == [0]
+        jobs = SqliteJobStore(open_file(path))
         assert sum(count.jobs for count in jobs.counts()) == 32
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -162,17 +157,36 @@ class TestProcesses:
     def test_a_writer_that_is_killed_in_its_transaction_leaves_no_trace(self, path: Path) -> None:
         jobs, job = SqliteJobStore(open_file(path)), a_job()
         jobs.create([job])
-
-        def die(stored: Job, now: datetime) -> Job:
-            os.kill(os.getpid(), signal.SIGKILL)
-            return stored
-
-        def update(number: int, meet: Barrier) -> None:
-            jobs.update(job.id, die)
-
-        assert in_children(1, update) == [-signal.SIGKILL]
+        assert in_children(1, partial(_die_in_an_update, path, job.id)) == [-signal.SIGKILL]
         assert jobs.get(job.id) == job
         assert jobs.update(job.id, lambda old, now: a_job(id=job.id)).version == 2
+
+
+def _create_in_forks(path: Path, number: int, meet: Barrier) -> None:
+    """Create a job, ten in each of three forks, and another one behind them."""
+    database = open_file(path)
+    jobs = SqliteJobStore(database)
+    jobs.create([a_job()])
+    with database.read() as connection:
+        parents = connection
+
+    def create_ten(number: int, meet: Barrier) -> None:
+        with database.read() as connection:
+            assert connection is not parents
+        meet.wait(30)
+        for turn in range(10):
+            jobs.create([a_job(id=job_id((number, turn)))])
+
+    assert in_children(3, create_ten, how="fork") == [0, 0, 0]
+    jobs.create([a_job()])
+
+
+def _die_in_an_update(path: Path, id: str, number: int, meet: Barrier) -> None:
+    def die(stored: Job, now: datetime) -> Job:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return stored
+
+    SqliteJobStore(open_file(path)).update(id, die)
 
 
 class TestTime:
