@@ -11,6 +11,8 @@ from tests.builders import job_id
 from tests.contract.conftest import Backend
 from tests.contract.push_server import DROP, HANG, PushServer, Reply, push_server
 
+pytestmark = pytest.mark.slow
+
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 

@@ -21,6 +21,8 @@ from shared.vocabulary import Status
 from tests.builders import TERMS, a_batch_scene, a_job, a_record, a_take, an_answer, job_id
 from tests.contract.conftest import Backend, Place
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 5
 ROUNDS = {"embedded": 40}
 FEW_ROUNDS = 3  # where a round costs calls over a network

@@ -38,6 +38,8 @@ from worker.heartbeat import Pace
 from worker.push import answer_push
 from worker.run_job import Workplace
 
+pytestmark = pytest.mark.slow
+
 SWEEP = "/internal/sweep"
 FORGED = [(what, 401) for what in UNAUTHENTICATED] + [(what, 403) for what in WRONG_IDENTITY]
 FORGE = UNAUTHENTICATED | WRONG_IDENTITY

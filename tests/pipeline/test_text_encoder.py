@@ -44,6 +44,8 @@ from worker.pipeline.weights.gguf_types import GgufType, type_of
 from worker.pipeline.weights.t5_names import EMBEDDING, POSITIONS
 from worker.pipeline.weights.transformer_check import DRAWABLE
 
+pytestmark = pytest.mark.slow
+
 # Of the largest number: the compute type's own step, times a few sums in another order.
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
 

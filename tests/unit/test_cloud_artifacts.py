@@ -36,6 +36,8 @@ from shared.ports import Stored
 from tests import strict_storage as storage
 from tests.strict_storage import BUCKET, StrictStorage
 
+pytestmark = pytest.mark.slow
+
 NAME = "jobs/job_a/a1/0.png"
 SMALL, LARGE = b"bytes " * 1000, b"sixteen bytes, 6" * (9 * 65_536)  # sent at once; resumably
 PATIENCE = timedelta(seconds=60)  # of tests that get over a fault

@@ -20,6 +20,8 @@ from tests.contract.conftest import BEYOND_THE_STORAGE_EMULATOR, RACES_OF_ARTIFA
 from tests.emulators import given_hosts, shared_emulators
 from tests.programs import gone, until
 
+pytestmark = pytest.mark.slow
+
 # A command that leaves a program behind, as gcloud does, and tells the ids of both.
 FAMILY = """
 import os, subprocess, sys, time

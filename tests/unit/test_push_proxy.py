@@ -40,6 +40,8 @@ from tests.builders import NOW, job_id
 from tests.contract.push_server import DROP, HANG, Reply, push_server
 from tests.programs import until
 
+pytestmark = pytest.mark.slow
+
 AUDIENCE, EMAIL = "https://worker.test/push", "push@illo.test"
 SWEEP_AUDIENCE, SWEEP_EMAIL = "https://api.test/internal/sweep", "clock@illo.test"
 DEADLINE = timedelta(seconds=20)
