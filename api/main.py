@@ -1,7 +1,6 @@
 """The API's process: it serves requests and sweeps until it is told to end.
 
-What a start waits for longest is begun first: the store's first answer is on its way while Flask
-and the models of requests are imported.
+How long each stage of a start took is in its `listening` event.
 """
 
 import logging
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from api.key_file import require_keys
-from shared.errors import IlloError, StoreError
+from shared.errors import IlloError
 from shared.program import begin
 from shared.requirements import require_api
 from shared.settings import Backend, Settings
@@ -33,7 +32,6 @@ def main() -> None:
     try:
         backends = open_backends(settings)
         stages.done("backends")
-        threading.Thread(target=_greet, args=(backends,), name="greeting", daemon=True).start()
         from api.app import create_app
         from api.server import serve
 
@@ -58,14 +56,6 @@ def main() -> None:
     with _sweeping(backends, settings, closing, nudge):
         serve(app, settings, closing, listening)
     log.info("ended")
-
-
-def _greet(backends: Backends) -> None:
-    """Make the store's connection before a request needs it."""
-    try:
-        backends.workers.control()
-    except StoreError as error:
-        log.warning("the store does not answer yet", extra={"reason": str(error)})
 
 
 @contextmanager

@@ -33,8 +33,6 @@ from worker.pipeline.tiny import make_tiny_weights
 STARTS, CALLS, WARM = 5, 200, 10
 PATIENCE = 30.0  # seconds
 API = "from api.main import main; main()"
-# What a start would be if the store were met by the first request.
-UNGREETED = "from api import main; main._greet = lambda backends: None; main.main()"
 SDKS = ("google.cloud.firestore", "google.pubsub_v1.services.publisher", "google.cloud.storage")
 
 
@@ -45,9 +43,8 @@ def measure(folder: Path) -> list[Figure]:
     local = Settings(data=folder / "data")
     make_tiny_weights(local.weights_directory)
     with _deployment(folder, local) as (settings, key):
-        figures = _starts("embedded", local, None, API)
-        figures += _starts("gcp", settings, key, API)
-        figures += _starts("gcp, store not greeted", settings, key, UNGREETED)
+        figures = _starts("embedded", local, None)
+        figures += _starts("gcp", settings, key)
         figures += [_import(SDKS[:1]), _import(SDKS[1:2]), _import(SDKS[2:]), _import(SDKS)]
         return figures + _calls(settings)
 
@@ -71,22 +68,22 @@ def _deployment(folder: Path, local: Settings) -> Iterator[tuple[Settings, str]]
         yield settings, key
 
 
-def _starts(name: str, settings: Settings, key: str | None, code: str) -> list[Figure]:
+def _starts(name: str, settings: Settings, key: str | None) -> list[Figure]:
     """Start an API a few times; take the median of each stage, and of the whole to the 202."""
-    seen = [_start(settings, key, code) for _ in range(STARTS)]
+    seen = [_start(settings, key) for _ in range(STARTS)]
     return [
         Figure(what=f"{name}: {stage}", value=median(one[stage] for one in seen) * 1000, unit="ms")
         for stage in seen[0]
     ]
 
 
-def _start(settings: Settings, key: str | None, code: str) -> dict[str, float]:
+def _start(settings: Settings, key: str | None) -> dict[str, float]:
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}/v1/jobs"
     bearer = {"Authorization": f"Bearer {key}"} if key else {}
     began = time.perf_counter()
     program = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", API],
         env=child_environment(settings.model_copy(update={"port": port})),
         stderr=subprocess.PIPE,
         start_new_session=True,

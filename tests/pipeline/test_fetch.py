@@ -44,7 +44,7 @@ RANGE = 100_000
 QUICK = Patience(first_pause=0.001, longest_pause=0.01, slow_at_least=0.05, known=1)
 NEVER_SLOW = Patience(first_pause=0.001, longest_pause=0.01, slow_at_least=1000)
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
