@@ -126,7 +126,15 @@ def _summed_ahead(firestore: Firestore, job: Job) -> Ahead:
         for tenant in _tenants(firestore, line)
         if tenant != job.tenant
     ]
-    return _total(*map(_ahead_of, (running, urgent, own, *rivals)))
+    before = _total(*map(_ahead_of, (running, urgent, own, *rivals)))
+    now = firestore.get(shapes.JOBS, job.id)
+    if now is None or now["status"] != RUNNING:
+        return before
+    itself = _work_of(now)  # it runs by now, and was counted with those that do
+    return Ahead(
+        jobs=before.jobs - itself.jobs,
+        megapixel_steps=before.megapixel_steps - itself.megapixel_steps,
+    )
 
 
 def _turns_before(firestore: Firestore, place: int, age: Age, line: Mapping[str, Any]) -> Sums:
