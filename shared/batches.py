@@ -12,6 +12,8 @@ from shared.scenes import Scene, Weights, recipe_of
 from shared.vocabulary import Priority, Status
 
 PAGE = 200  # documents that one transaction can keep, on every backend
+MOST_ADDED = 100  # scenes: each comes with a job, and both are documents
+MOST_CHANGED = 50  # scenes: each with its new job and the former one; half the room is left
 
 
 class BatchStatus(StrEnum):
@@ -123,6 +125,12 @@ def standing(batch: Batch, counts: Mapping[Status, int]) -> BatchStatus:
     if counts.get(Status.FAILED, 0) + counts.get(Status.CANCELED, 0):
         return BatchStatus.COMPLETED_WITH_FAILURES
     return BatchStatus.COMPLETED
+
+
+def refuse_more_than(most: int, count: int, what: str) -> None:
+    """Raise ValueError if a caller asks for more than one transaction can keep."""
+    if count > most:
+        raise ValueError(f"{count} {what} at once: {most} are the most")
 
 
 def groups(names: Sequence[str], most: int = PAGE) -> Iterator[list[str]]:

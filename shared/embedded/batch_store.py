@@ -5,7 +5,17 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 
-from shared.batches import Batch, BatchScene, SceneChange, groups, settled, stamp_batch
+from shared.batches import (
+    MOST_ADDED,
+    MOST_CHANGED,
+    Batch,
+    BatchScene,
+    SceneChange,
+    groups,
+    refuse_more_than,
+    settled,
+    stamp_batch,
+)
 from shared.documents import from_json, to_json
 from shared.embedded.database import Database, micros
 from shared.embedded.idempotency import write_record
@@ -15,9 +25,6 @@ from shared.errors import BatchNotFound, SceneNotFound
 from shared.jobs import Job, stamp, supersede
 from shared.ports import BatchChange, IdempotencyRecord, SceneRule
 from shared.quotas import Quota, Usage
-
-MOST_ADDED = 100  # each comes with a job, and both count as documents of one transaction
-MOST_CHANGED = 50  # a scene, its new job and the former one; half the room is left
 
 
 class SqliteBatchStore:
@@ -76,8 +83,8 @@ class SqliteBatchStore:
 
     def add_scenes(self, scenes: Sequence[BatchScene], jobs: Sequence[Job]) -> None:
         """See BatchStore.add_scenes."""
-        _refuse_more_than(MOST_ADDED, len(scenes), "scenes")
-        _refuse_more_than(MOST_ADDED, len(jobs), "jobs")
+        refuse_more_than(MOST_ADDED, len(scenes), "scenes")
+        refuse_more_than(MOST_ADDED, len(jobs), "jobs")
         with self._database.write() as connection:
             connection.executemany(
                 "INSERT INTO scenes (batch, key, position, document) VALUES (?, ?, ?, ?) "
@@ -125,7 +132,7 @@ class SqliteBatchStore:
         quota: Quota | None = None,
     ) -> list[SceneChange]:
         """See BatchStore.update_scenes."""
-        _refuse_more_than(MOST_CHANGED, len(keys), "scenes")
+        refuse_more_than(MOST_CHANGED, len(keys), "scenes")
         with self._database.write() as connection:
             now = self._now()
             scenes = [_read_scene(connection, batch, key) for key in dict.fromkeys(keys)]
@@ -189,8 +196,3 @@ def _read_scene(connection: sqlite3.Connection, batch: str, key: str) -> BatchSc
     if row is None:
         raise SceneNotFound(f"{batch} has no scene {key!r}")
     return from_json(BatchScene, row[0])
-
-
-def _refuse_more_than(most: int, count: int, what: str) -> None:
-    if count > most:
-        raise ValueError(f"{count} {what} at once: {most} are the most")

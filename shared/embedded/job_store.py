@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from shared.batches import PAGE, Take, groups
+from shared.batches import PAGE, Take, groups, refuse_more_than
 from shared.cursors import decode_cursor, encode_cursor
 from shared.documents import to_json
 from shared.embedded import job_lists, job_queries, job_sums
@@ -47,8 +47,7 @@ class SqliteJobStore:
         quota: Quota | None = None,
     ) -> Usage | None:
         """See JobStore.create."""
-        if len(jobs) > PAGE:
-            raise ValueError(f"{len(jobs)} jobs at once: {PAGE} are the most")
+        refuse_more_than(PAGE, len(jobs), "jobs")
         with self._database.write() as connection:
             now = self._now()
             if record:
@@ -86,8 +85,7 @@ class SqliteJobStore:
 
     def update_all(self, ids: Sequence[str], change: JobChange) -> None:
         """See JobStore.update_all."""
-        if len(ids) > PAGE:
-            raise ValueError(f"{len(ids)} jobs at once: {PAGE} are the most")
+        refuse_more_than(PAGE, len(ids), "jobs")
         with self._database.write() as connection:
             now = self._now()
             for id in dict.fromkeys(ids):

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import starmap, zip_longest
 
-from shared.batches import Batch, BatchScene, SceneChange, settled, stamp_batch
+from shared.batches import (
+    MOST_ADDED,
+    MOST_CHANGED,
+    Batch,
+    BatchScene,
+    SceneChange,
+    refuse_more_than,
+    settled,
+    stamp_batch,
+)
 from shared.documents import from_json, to_json
 from shared.errors import BatchNotFound
 from shared.gcp import job_documents, scene_documents, shapes
@@ -18,9 +27,6 @@ from shared.gcp.usage import Turns, charge_jobs
 from shared.jobs import Job
 from shared.ports import BatchChange, IdempotencyRecord, SceneRule
 from shared.quotas import Quota, Usage, pending
-
-MOST_ADDED = 100  # each comes with a job, and both count as documents of one transaction
-MOST_CHANGED = 50  # a scene, its new job and the former one; half the room is left
 
 
 class FirestoreBatchStore:
@@ -57,8 +63,8 @@ class FirestoreBatchStore:
 
     def add_scenes(self, scenes: Sequence[BatchScene], jobs: Sequence[Job]) -> None:
         """See BatchStore.add_scenes; a scene and the job beside it are written at once."""
-        _refuse_more_than(MOST_ADDED, len(scenes), "scenes")
-        _refuse_more_than(MOST_ADDED, len(jobs), "jobs")
+        refuse_more_than(MOST_ADDED, len(scenes), "scenes")
+        refuse_more_than(MOST_ADDED, len(jobs), "jobs")
         for part in parts(starmap(_documents_of, zip_longest(scenes, jobs))):
             try:  # nearly always none of them is there, so nobody looks first
                 self._firestore.transact(partial(_create_all, documents=part))
@@ -92,7 +98,7 @@ class FirestoreBatchStore:
         quota: Quota | None = None,
     ) -> list[SceneChange]:
         """See BatchStore.update_scenes."""
-        _refuse_more_than(MOST_CHANGED, len(keys), "scenes")
+        refuse_more_than(MOST_CHANGED, len(keys), "scenes")
         named = list(dict.fromkeys(keys))
         body = partial(change_scenes, batch=batch, keys=named, rule=rule, quota=quota)
         try:
@@ -163,8 +169,3 @@ def _fields_of(batch: Batch) -> Fields:
         "settled": settled(batch),
         "pending": pending(batch),
     }
-
-
-def _refuse_more_than(most: int, count: int, what: str) -> None:
-    if count > most:
-        raise ValueError(f"{count} {what} at once: {most} are the most")

@@ -135,14 +135,13 @@ class Firestore:
         ask: Ask,
         bounds: Bounds,
         *,
-        locks: BoundedTransaction | None = None,
         at: datetime | None = None,
     ) -> Sums:
         """Count what a query finds and sum up the fields that its shape names."""
         aggregation: Any = AggregationQuery(self._query(ask)).count(alias="documents")
         for field in ask.shape.sums:
             aggregation = aggregation.sum(field, alias=field)
-        (answered,) = aggregation.get(transaction=locks, read_time=at, **bounds)
+        (answered,) = aggregation.get(read_time=at, **bounds)
         values = {one.alias: one.value for one in answered}
         of = {field: float(values[field]) for field in ask.shape.sums}
         return Sums(count=int(values["documents"]), of=of, at=answered[0].read_time)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
-from shared.batches import PAGE, Take
+from shared.batches import PAGE, Take, refuse_more_than
 from shared.documents import to_json
 from shared.errors import IdempotencyRecorded, QuotaExceeded
 from shared.gcp import job_lists, job_queries, job_sums, shapes
@@ -53,7 +53,7 @@ class FirestoreJobStore:
         quota: Quota | None = None,
     ) -> Usage | None:
         """See JobStore.create."""
-        _refuse_more_than_a_page(jobs)
+        refuse_more_than(PAGE, len(jobs), "jobs")
 
         def body(tx: Transaction) -> Usage | None:
             if record:
@@ -94,7 +94,7 @@ class FirestoreJobStore:
 
     def update_all(self, ids: Sequence[str], change: JobChange) -> None:
         """See JobStore.update_all."""
-        _refuse_more_than_a_page(ids)
+        refuse_more_than(PAGE, len(ids), "jobs")
         left = list(dict.fromkeys(ids))
         while left:
             done = self._firestore.transact(partial(change_some, ids=left, change=change))
@@ -199,8 +199,3 @@ def _refuse_taken(reader: Transaction | Firestore, jobs: Sequence[Job]) -> None:
     """Raise JobExists if one of the ids is taken."""
     for id in reader.get_all(JOBS, [job.id for job in jobs]):
         raise exists(id)
-
-
-def _refuse_more_than_a_page(asked: Sequence[object]) -> None:
-    if len(asked) > PAGE:
-        raise ValueError(f"{len(asked)} jobs at once: {PAGE} are the most")

@@ -88,10 +88,6 @@ class Transaction:
         self._see(snapshots)
         return [snapshot.to_dict() for snapshot in snapshots]
 
-    def sums(self, ask: Ask) -> "Sums":
-        """Count and sum up what a query finds."""
-        return self._store.add_up(ask, self._patience.bounds, locks=self._needed_locks())
-
     def glance(self, ask: Ask) -> "Sums":
         """Count and sum up as things stand: that may change before this transaction ends."""
         return self._store.add_up(ask, self._patience.bounds)

@@ -255,9 +255,9 @@ def rewrite(transaction: Transaction, *, id: str) -> None:
 
 def count_waiting(transaction: Transaction) -> int:
     ask = shapes.QUEUED_OF_TENANT.ask(tenant="ada", status=Status.QUEUED.value)
-    assert len(transaction.run(ask)) == transaction.sums(ask).count
+    assert len(transaction.run(ask)) == transaction.glance(ask).count
     transaction.create(JOBS, secrets.token_hex(8), {"id": "new"})
-    return transaction.sums(ask).count
+    return transaction.glance(ask).count
 
 
 READING = ["batch_get_documents", "run_query", "run_aggregation_query"]
