@@ -10,8 +10,8 @@ from api.batch_submit import read_surroundings
 from api.batch_views import find_scene
 from api.batch_wishes import edited
 from api.expand import finish_cancel
-from api.problems import Refusal, invalid, not_available, not_found, pointer
-from api.scene_input import REFERENCES_FOR_NOW, SceneRefused
+from api.problems import Refusal, invalid, not_found
+from api.scene_input import SceneRefused
 from api.service import Service
 from shared.batches import Batch, BatchScene, SceneChange
 from shared.jobs import Job, keep_until
@@ -25,9 +25,6 @@ def edit_scene(said: SceneSource, key: str, batch: Batch, service: Service) -> B
 
     Raises a Refusal with every fault, and SceneNotFound.
     """
-    if len(said.references) > REFERENCES_FOR_NOW:
-        at = pointer("references", REFERENCES_FOR_NOW)
-        raise not_available("more than one reference", pointer=at)
     inherited = cast(list[str], batch.defaults.get("references", []))
     named = said.references if "references" in said.model_fields_set else inherited
     around = read_surroundings(named, batch.tenant, service)

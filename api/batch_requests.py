@@ -63,7 +63,7 @@ class SharedFields(Strict):
     """What a scene may say, and its batch's defaults as well."""
 
     references: References = Field(
-        default=[], description="Assets that the drawing must keep to; only one for now."
+        default=[], description="Assets that the drawing must keep to; their order counts."
     )
     width: Side | None = None
     height: Side | None = None

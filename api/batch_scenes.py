@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from api.batch_faults import refused
 from api.batch_requests import BatchRequest, SceneEntry
-from api.problems import Fault, not_available, pointer
+from api.problems import Fault, pointer
 from api.requests import SceneFields
-from api.scene_input import REFERENCES_FOR_NOW, SceneRefused, resolve_scene
+from api.scene_input import SceneRefused, resolve_scene
 from shared.assets import Asset
 from shared.batches import BatchScene, SeedPolicy, scene_seed
 from shared.scenes import Scene, Weights
@@ -99,23 +99,6 @@ def stored_defaults(request: BatchRequest, *, base: int) -> Source:
 def defaults_of(stored: Source) -> Source:
     """Read what is kept of the defaults as `source_of_defaults` gave it."""
     return {name: value for name, value in stored.items() if name != "seed"}
-
-
-def refuse_many_references(request: BatchRequest) -> None:
-    """Raise a Refusal if a scene names more references than can be drawn from for now."""
-    where: tuple[str | int, ...] = ("defaults",)
-    if len(request.defaults.references) <= REFERENCES_FOR_NOW:
-        crowded = (
-            ("scenes", position)
-            for position, entry in enumerate(request.scenes)
-            if len(entry.references) > REFERENCES_FOR_NOW
-        )
-        found = next(crowded, None)
-        if found is None:
-            return
-        where = found
-    at = pointer(*where, "references", REFERENCES_FOR_NOW)
-    raise not_available("more than one reference", pointer=at)
 
 
 def _twice(scenes: Sequence[SceneEntry]) -> list[Fault]:

@@ -9,7 +9,6 @@ from api.batch_responses import BatchBody
 from api.batch_scenes import (
     Surroundings,
     plan_scenes,
-    refuse_many_references,
     stored_defaults,
 )
 from api.batch_takes import wake_first
@@ -38,7 +37,6 @@ def submit_batch(
     and IdempotencyRecorded if an equal request was first. What follows the transaction may fail:
     the sweep finishes it.
     """
-    refuse_many_references(request)
     named = [name for said in (request.defaults, *request.scenes) for name in said.references]
     around = read_surroundings(named, tenant, service)
     given = request.defaults.seed.base

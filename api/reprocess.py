@@ -16,9 +16,8 @@ from api.batch_views import find_scene, takes_by_key
 from api.batch_wishes import overrides_of
 from api.expand import ALL_PAGES, cancel_all, expand
 from api.idempotency import Once
-from api.problems import Fault, Refusal, invalid, not_available, pointer
+from api.problems import Fault, Refusal, invalid, pointer
 from api.rate_limits import judge, quota_of, refusing_excess
-from api.scene_input import REFERENCES_FOR_NOW
 from api.service import Service
 from shared.batches import (
     Batch,
@@ -108,10 +107,6 @@ def retake_scene(job: Job, service: Service, *, once: Once | None, traceparent: 
 
 
 def _refuse_unclear(wish: ReprocessRequest) -> None:
-    references = wish.overrides.references
-    if len(references) > REFERENCES_FOR_NOW:
-        at = pointer("overrides", "references", REFERENCES_FOR_NOW)
-        raise not_available("more than one reference", pointer=at)
     if wish.overrides.seed is not None and wish.seed is not Reseed.KEEP:
         detail = f"overrides.seed says which seed; leave out {wish.seed.value!r}"
         raise invalid([Fault(pointer=pointer("seed"), detail=detail)])

@@ -110,7 +110,8 @@ class SceneFields(Strict):
 
     prompt: Prompt = Field(description="What to draw.")
     references: References = Field(
-        default=[], description="Assets that the drawing must keep to; only one for now."
+        default=[],
+        description="Assets that the drawing must keep to, up to four; their order counts.",
     )
     width: Side | None = None
     height: Side | None = None

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from api.problems import Fault, not_available, pointer
+from api.problems import Fault, pointer
 from api.requests import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE, SceneFields
 from shared.assets import Asset
 from shared.scenes import Reference, Scene, Weights
 
 USUAL_PIXELS = 1024 * 1024  # what the model was trained on
-REFERENCES_FOR_NOW = 1
 
 
 @dataclass
@@ -30,11 +29,8 @@ def resolve_scene(
 ) -> Scene:
     """Fill in what the request left open; `seed` is used if it brings none.
 
-    Raises SceneRefused with every fault, and a Refusal for what is not available yet.
+    Raises SceneRefused with every fault.
     """
-    if len(fields.references) > REFERENCES_FOR_NOW:
-        where = pointer("references", REFERENCES_FOR_NOW)
-        raise not_available("more than one reference", pointer=where)
     faults = [*_unknown(fields.references, references), *_wrong_size(fields, max_pixels)]
     if faults:
         raise SceneRefused(faults)

@@ -209,14 +209,19 @@ def test_lines_of_json_are_not_read_yet(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("where", ["defaults", "scene"])
-def test_several_references_are_not_drawn_from_yet(client: FlaskClient, where: str) -> None:
-    two = {"references": ["ast_1", "ast_2"]}
-    defaults = SMALL | (two if where == "defaults" else {})
-    scenes = [{"key": "p1", "prompt": "x"} | (two if where == "scene" else {})]
+@pytest.mark.parametrize(("count", "status"), [(4, 202), (5, 422)])
+def test_scenes_of_a_batch_take_up_to_four_references(
+    client: FlaskClient, where: str, count: int, status: int
+) -> None:
+    many = {"references": [an_upload(client, a_picture()).json["id"]] * count}
+    defaults = SMALL | (many if where == "defaults" else {})
+    scenes = [{"key": "p1", "prompt": "x"} | (many if where == "scene" else {})]
     answer = submit(client, defaults=defaults, scenes=scenes)
-    assert (answer.status_code, answer.json["code"]) == (400, "not_available")
-    prefix = "/defaults" if where == "defaults" else "/scenes/0"
-    assert pointers(answer) == [f"{prefix}/references/1"]
+    assert answer.status_code == status
+    if status == 422:
+        assert pointers(answer) == [
+            "/defaults/references" if where == "defaults" else "/scenes/0/references"
+        ]
 
 
 def test_a_batchs_reference_is_kept_without_a_date(house: House, client: FlaskClient) -> None:

@@ -222,12 +222,22 @@ def test_a_reference_that_nobody_uploaded_is_refused(house: House) -> None:
     assert (answer.status_code, pointers(answer)) == (422, ["/references/0"])
 
 
-def test_several_references_are_not_available_yet(house: House) -> None:
+def test_up_to_four_references_are_pinned_in_their_order(house: House) -> None:
     client = house.client
-    assets = [an_upload(client, a_picture(colour=colour)).json["id"] for colour in ("red", "blue")]
-    answer = client.post("/v1/jobs", json={"prompt": "Mia", "references": assets})
-    assert (answer.status_code, answer.json["code"]) == (400, "not_available")
-    assert pointers(answer) == ["/references/1"]
+    colours = ("red", "blue", "green", "black")
+    assets = [an_upload(client, a_picture(colour=colour)).json["id"] for colour in colours]
+    for wanted in (assets, assets[::-1], assets[:2]):
+        answer = client.post("/v1/jobs", json={"prompt": "Mia", "references": wanted})
+        assert (answer.status_code, answer.json["input"]["references"]) == (202, wanted)
+        pinned = house.backends.jobs.get(answer.json["id"]).scene.references
+        assert [reference.asset for reference in pinned] == wanted
+
+
+def test_a_fifth_reference_is_refused(house: House) -> None:
+    asset = an_upload(house.client, a_picture()).json["id"]
+    answer = house.client.post("/v1/jobs", json={"prompt": "Mia", "references": [asset] * 5})
+    assert (answer.status_code, pointers(answer)) == (422, ["/references"])
+    assert house.client.get("/v1/jobs").json["data"] == []
 
 
 def test_a_job_prolongs_the_life_of_its_reference(house: House) -> None:
