@@ -35,6 +35,11 @@ def require_emulators(settings: Settings, *, wished: bool) -> None:
         )
     if wished and settings.backend is not Backend.GCP:
         raise BadSettings("--emulators: they are Google's; add --backend gcp")
+    if wished and settings.weights_bucket is not None:
+        raise BadSettings(
+            f"ILLO_WEIGHTS: {settings.weights} cannot be read beside emulators, whose buckets are "
+            "empty; name a folder of this machine, or tiny"
+        )
 
 
 @contextmanager

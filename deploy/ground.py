@@ -78,8 +78,10 @@ def make_tiny_weights(
 
     A child makes them, so that this program never carries what makes them.
     """
+    if settings.weights != "tiny":
+        return
     directory = settings.weights_directory
-    if settings.weights != "tiny" or (directory / "manifest.json").exists():
+    if (directory / "manifest.json").exists():
         return
     say("making tiny weights, once for this folder")
     maker = nursery.start(

@@ -35,7 +35,11 @@ class LeaseLost(JobError):
 
 
 class CancelWished(JobError):
-    """Somebody asked for the job to be canceled, so it is not claimed."""
+    """Somebody asked for the job to be canceled, so it is not claimed and nothing more is saved."""
+
+
+class CheckpointsSpent(JobError):
+    """The job has as many stored latents as it may have; it is drawn on without saving more."""
 
 
 # --- what a store says ------------------------------------------------------------------------
@@ -156,6 +160,10 @@ class WeightsChanged(DrawingError):
     """The job wants other weights than this worker has."""
 
 
+class CheckpointRefused(DrawingError):
+    """Saved latents from which this drawing cannot go on; it begins again instead."""
+
+
 # --- weights ----------------------------------------------------------------------------------
 
 
@@ -177,6 +185,14 @@ class WrongWeights(WeightsError):
 
 class WeightsUnreachable(WeightsError):
     """The weights cannot be read at present; trying again later may help."""
+
+
+class CardTooSmall(WeightsError):
+    """The device cannot hold these weights, wherever they lie between their turns."""
+
+
+class NoRoom(WeightsError):
+    """The disk has no room for what was to be written; nothing was."""
 
 
 class FetchCanceled(WeightsError):

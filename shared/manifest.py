@@ -1,12 +1,15 @@
 """The manifest of a weights directory: what must be there, byte for byte, under which label."""
 
+import base64
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
+import google_crc32c
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.errors import WeightsDamaged, WeightsMissing
@@ -14,6 +17,7 @@ from shared.errors import WeightsDamaged, WeightsMissing
 NAME = "manifest.json"
 FORMAT = 1
 MAX_BYTES = 1024 * 1024  # ours has 18 files and 4 KB
+PIECE_BYTES = 2**20  # read and digested at once
 
 
 class Role(StrEnum):
@@ -85,6 +89,29 @@ class Manifest:
         return tuple(file for file in self.files if file.role is role)
 
 
+class Digests:
+    """SHA-256 and CRC32C of bytes that come one piece after the other."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._crc32c = 0
+
+    def add(self, piece: bytes) -> None:
+        """Go on with the bytes that follow."""
+        self._sha256.update(piece)
+        self._crc32c = google_crc32c.extend(self._crc32c, piece)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 so far, in 64 hexadecimal digits."""
+        return self._sha256.hexdigest()
+
+    @property
+    def crc32c(self) -> str:
+        """The CRC32C so far, in base64 as Cloud Storage tells it."""
+        return base64.b64encode(self._crc32c.to_bytes(4, "big")).decode()
+
+
 def read_manifest(directory: Path) -> Manifest:
     """Read a directory's manifest; no other file is opened.
 
@@ -100,7 +127,33 @@ def read_manifest(directory: Path) -> Manifest:
         raise WeightsMissing(f"{path}: not there; {remedy}") from None
     except OSError as error:
         raise WeightsDamaged(f"{path}: cannot be read: {error.strerror}") from None
-    return _parse(path, text)
+    return parse_manifest(text, str(path))
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Understand a manifest that was read from somewhere; raises WeightsDamaged, naming it."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise WeightsDamaged(f"{where}: not JSON; prepare it again") from None
+    format_ = found.get("format") if isinstance(found, dict) else None
+    if format_ != FORMAT:
+        raise WeightsDamaged(
+            f"{where}: format {format_!r:.80} is unknown, this illo reads {FORMAT}; "
+            "use the illo that wrote it, or prepare it again"
+        )
+    try:
+        manifest = TypeAdapter(Manifest).validate_python(found)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5]
+        )
+        raise WeightsDamaged(f"{where}: {wrong}; prepare it again") from None
+    paths = [file.path for file in manifest.files]
+    if len(set(paths)) != len(paths):
+        twice = next(each for each in paths if paths.count(each) > 1)
+        raise WeightsDamaged(f"{where}: {twice!r} is listed twice; prepare it again")
+    return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -112,43 +165,24 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def describe_file(
     directory: Path, path: str, role: Role, *, quantization: str | None = None
 ) -> WeightsFile:
-    """Measure and digest one file for a new manifest."""
+    """Measure and digest one file for a new manifest; it is read once."""
     file = directory / path
+    digests = digests_of(file)
     return WeightsFile(
         path=path,
         role=role,
         bytes=file.stat().st_size,
-        sha256=digest_of(file),
+        sha256=digests.sha256,
+        crc32c=digests.crc32c,
         quantization=quantization,
     )
 
 
-def digest_of(file: Path) -> str:
-    """Read the whole file and give its SHA-256."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _parse(path: Path, text: bytes) -> Manifest:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        raise WeightsDamaged(f"{path}: not JSON; prepare it again") from None
-    format_ = found.get("format") if isinstance(found, dict) else None
-    if format_ != FORMAT:
-        raise WeightsDamaged(
-            f"{path}: format {format_!r:.80} is unknown, this illo reads {FORMAT}; "
-            "use the illo that wrote it, or prepare it again"
-        )
-    try:
-        manifest = TypeAdapter(Manifest).validate_python(found)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5]
-        )
-        raise WeightsDamaged(f"{path}: {wrong}; prepare it again") from None
-    paths = [file.path for file in manifest.files]
-    if len(set(paths)) != len(paths):
-        twice = next(each for each in paths if paths.count(each) > 1)
-        raise WeightsDamaged(f"{path}: {twice!r} is listed twice; prepare it again")
-    return manifest
+def digests_of(file: Path, *, on_bytes: Callable[[int], None] = lambda count: None) -> Digests:
+    """Read the whole file once and digest it; tells the size of each piece that was read."""
+    digests = Digests()
+    with file.open("rb", buffering=0) as opened:
+        while piece := opened.read(PIECE_BYTES):
+            digests.add(piece)
+            on_bytes(len(piece))
+    return digests

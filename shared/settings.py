@@ -19,7 +19,8 @@ from pydantic import (
     field_validator,
 )
 
-from shared.errors import BadSettings
+from shared.cloud_folders import CloudFolder, read_cloud_folder
+from shared.errors import BadSettings, WeightsMissing
 from shared.jobs import Terms
 from shared.quotas import Quota
 
@@ -44,11 +45,12 @@ class Backend(StrEnum):
     GCP = "gcp"
 
 
-class ResidencyWish(StrEnum):
-    """Where the models are to lie while they are not computing."""
+class Residency(StrEnum):
+    """Where the models lie while they are not computing; `auto` is a wish only."""
 
     AUTO = "auto"
     RESIDENT = "resident"
+    STREAM_T5 = "stream-t5"
     OFFLOAD = "offload"
 
 
@@ -65,13 +67,21 @@ class Settings(BaseModel):
         Path("data"), description="The folder that holds the database, the images and the queue."
     )
     weights: str = Field(
-        "tiny", min_length=1, description="`tiny`, made on the spot, or a weights directory."
+        "tiny",
+        min_length=1,
+        description="`tiny`, made on the spot, a weights directory, or gs://bucket/prefix.",
     )
-    residency: ResidencyWish = Field(
-        ResidencyWish.AUTO, description="Where the models lie: auto, resident or offload."
+    residency: Residency = Field(
+        Residency.AUTO, description="Where the models lie: auto, resident, stream-t5 or offload."
+    )
+    fetch_connections: int = Field(
+        16, ge=1, le=128, description="Ranges of the weights that are asked of a bucket at once."
     )
     threads: int = Field(
         0, ge=0, le=256, description="CPU threads of the pipeline; 0 leaves one core to the others."
+    )
+    together: int = Field(
+        1, ge=1, le=8, description="The most images that the device draws at once; see below."
     )
     host: str = Field("127.0.0.1", min_length=1, description="The address the server listens on.")
     port: int = Field(
@@ -96,6 +106,15 @@ class Settings(BaseModel):
     )
     step_timeout_seconds: float = Field(
         120, gt=0, description="A denoising step that lasts longer counts as hung."
+    )
+    checkpoint_seconds: float = Field(
+        10,
+        ge=0,
+        le=3600,
+        description="How often a drawing is saved for another worker to go on; 0: not by time.",
+    )
+    checkpoint_steps: int = Field(
+        0, ge=0, le=1000, description="Save it every so many steps, too; both 0: never."
     )
     load_timeout_seconds: float = Field(
         600, gt=0, description="Loading that shows no advance for longer counts as hung."
@@ -172,8 +191,21 @@ class Settings(BaseModel):
 
     @property
     def weights_directory(self) -> Path:
-        """Where the weights lie; the tiny ones are made inside the data folder."""
+        """The folder of weights that lie on this machine; the tiny ones are made inside DATA.
+
+        Raises WeightsMissing where a bucket has them.
+        """
+        if self.weights_bucket is not None:
+            raise WeightsMissing(
+                f"ILLO_WEIGHTS: {self.weights} is no folder of this machine; copy them here, and "
+                "name the folder"
+            )
         return self.data / "weights" / "tiny" if self.weights == "tiny" else Path(self.weights)
+
+    @property
+    def weights_bucket(self) -> CloudFolder | None:
+        """Where the weights lie if a bucket has them; None if they are on this machine."""
+        return read_cloud_folder(self.weights)
 
     @property
     def pipeline_threads(self) -> int:
@@ -216,6 +248,16 @@ class Settings(BaseModel):
             return cls.model_validate(fields)
         except ValidationError as error:
             raise BadSettings("\n".join(_complaint(fault) for fault in error.errors())) from None
+
+    @field_validator("weights")
+    @classmethod
+    def _names_one_place(cls, weights: str) -> str:
+        try:
+            folder = read_cloud_folder(weights)
+        except ValueError as wrong:
+            raise ValueError(f"must be `tiny`, a folder or gs://bucket/prefix: {wrong}") from None
+        # two ways to write one place would look like two sets of weights
+        return weights if folder is None else str(folder)
 
     @field_validator("heartbeat_seconds")
     @classmethod

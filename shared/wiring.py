@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from shared.clock import SystemClock
 from shared.errors import BadSettings
-from shared.manifest import read_manifest
+from shared.manifest import Manifest, read_manifest
 from shared.ports import (
     ArtifactStore,
     AssetStore,
@@ -48,8 +48,11 @@ def open_backends(settings: Settings) -> Backends:
 
 
 def served_weights(settings: Settings) -> Weights:
-    """Say which weights are drawn with; raises WeightsMissing or WeightsDamaged."""
-    manifest = read_manifest(settings.weights_directory)
+    """Say which weights are drawn with; only their manifest is read, from wherever it lies.
+
+    Raises WeightsMissing, WeightsDamaged, or WeightsUnreachable if a bucket does not answer.
+    """
+    manifest = _manifest(settings)
     return Weights(label=manifest.label, sha256=manifest.sha256)
 
 
@@ -82,6 +85,19 @@ def sweep_identity(settings: Settings) -> "PushIdentity | None":
         audience=needed(settings, "sweep_audience"),
         email=needed(settings, "sweep_email"),
     )
+
+
+def _manifest(settings: Settings) -> Manifest:
+    folder = settings.weights_bucket
+    if folder is None:
+        return read_manifest(settings.weights_directory)
+    try:
+        from shared.gcp.weights import CloudWeights
+    except ModuleNotFoundError as missing:
+        raise BadSettings(
+            f"ILLO_WEIGHTS: {folder} needs {missing.name}; install it with `pip install illo[gcp]`"
+        ) from None
+    return CloudWeights(folder, emulator=settings.storage_emulator).manifest()
 
 
 def _on_this_machine(settings: Settings) -> Backends:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 BUCKET = "illo-test"
+PAGE = 1_000  # objects listed at once
 CONDITIONS = ("ifGenerationMatch", "ifGenerationNotMatch")
 LONGEST_LINK = 604_800  # seconds
 Query = Mapping[str, str]
@@ -133,6 +134,20 @@ class Objects:
             raise Refused(404, f"No such object: {bucket}/{name}")
         check_conditions(there, query, reading=True)
         return there
+
+    def page(self, bucket: str, query: Query) -> dict[str, Any]:
+        """List objects by name: those behind the token, at most so many."""
+        self.bucket(bucket)
+        size = min(int(query.get("maxResults", PAGE)), PAGE)
+        prefix, after = query.get("prefix", ""), query.get("pageToken", "")
+        found = sorted(
+            name
+            for there, name in self.held
+            if there == bucket and name.startswith(prefix) and name > after
+        )
+        items = [self.held[bucket, name].described() for name in found[:size]]
+        more = {"nextPageToken": found[size - 1]} if len(found) > size else {}
+        return {"kind": "storage#objects", "items": items, **more}
 
     def delete(self, bucket: str, name: str, query: Query) -> None:
         with self._lock:

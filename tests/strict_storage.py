@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.parser import BytesParser
 from email.policy import HTTP
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -27,8 +28,8 @@ from tests.strict_objects import BUCKET, CONDITIONS, Objects, Refused, StoredObj
 __all__ = ["BUCKET", "StrictStorage", "strict_storage"]
 
 # What can be asked for.
-UPLOAD, BEGIN, PART, STAT, DOWNLOAD, DELETE, LINK = (
-    "upload", "begin", "part", "stat", "download", "delete", "link",
+UPLOAD, BEGIN, PART, STAT, DOWNLOAD, DELETE, LINK, LIST = (
+    "upload", "begin", "part", "stat", "download", "delete", "link", "list",
 )  # fmt: skip
 # What can go wrong with it.
 BUSY = "503 instead of doing it"
@@ -44,6 +45,7 @@ SLOW = "the answer comes after a pause"
 PAUSE = 1.0  # seconds
 KNOWN = frozenset(
     {"alt", "prettyPrint", "projection", "uploadType", "upload_id", "generation", *CONDITIONS}
+    | {"prefix", "maxResults", "pageToken"}
 )
 Act = Callable[[], None]
 
@@ -157,7 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
             case ("DELETE", None, True, _, _):
                 return DELETE, lambda: self._delete(bucket, name)
             case ("GET", None, False, _, _) if bucket:
-                return "bucket", lambda: self._answer(200, objects.bucket(bucket))
+                listing = self.raw_path.endswith("/o")
+                found = partial(objects.page, query=query) if listing else objects.bucket
+                return LIST if listing else "bucket", lambda: self._answer(200, found(bucket))
             case ("POST", None, False, _, _) if not bucket:
                 made = json.loads(self.content)["name"]
                 return "bucket", lambda: self._answer(200, objects.create_bucket(made))

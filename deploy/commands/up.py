@@ -40,7 +40,9 @@ def _mishaps(ctx: click.Context, param: click.Parameter, given: str | None) -> l
               "[127.0.0.1]")  # fmt: skip
 @click.option("--port", type=int, help="0 takes a free one.  [PORT, 8080]")
 @click.option("--workers", type=int, help="How many draw at once.  [ILLO_WORKERS, 1]")
-@click.option("--weights", help="`tiny`, or a weights directory.  [ILLO_WEIGHTS, tiny]")
+@click.option(
+    "--weights", help="`tiny`, a weights directory, or gs://bucket/prefix.  [ILLO_WEIGHTS, tiny]"
+)
 @click.option("--backend", help="`embedded`, or `gcp` on emulators.  [ILLO_BACKEND, embedded]")
 @click.option("--emulators", is_flag=True,
               help="With --backend gcp: on Google's emulators, which keep nothing.")  # fmt: skip

@@ -1,4 +1,7 @@
-"""`illo weights`: make the tiny ones, or say what weights are and what is wrong with them."""
+"""`illo weights`: make the tiny ones, or say what weights are and what is wrong with them.
+
+What makes and verifies others has files of its own.
+"""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -6,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.commands.prepare import prepare
+from deploy.commands.verify import verify
 from deploy.console import Ending, print_json, say, speaks_json
 
 if TYPE_CHECKING:
@@ -16,7 +21,11 @@ DIGESTED_BELOW = 10**9  # bytes; that takes a second or two
 
 @click.group()
 def weights() -> None:
-    """Make or inspect weights."""
+    """Make, inspect or verify weights."""
+
+
+weights.add_command(prepare)
+weights.add_command(verify)
 
 
 @weights.command()

@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 
 from shared.errors import WeightsMissing
+from shared.manifest import read_manifest
 from tests.unit.gguf_files import ARRAY, STRING, UINT32, Info, array, gguf_bytes, write_transformer
 from worker.pipeline.tiny_shapes import TRANSFORMER
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
-from worker.pipeline.weights.inspect import inspect_weights
+from worker.pipeline.weights.gguf_header import read_header
+from worker.pipeline.weights.inspect import (
+    MAX_ORIGIN,
+    header_facts,
+    inspect_weights,
+    origin_of,
+)
 
 # Runs in a fresh interpreter whose memory and time are limited by the kernel.
 INSPECT = """
@@ -57,6 +64,49 @@ def test_tiny_weights_are_described(tiny: Path) -> None:
     assert (model["image_input"], model["image_input_type"]) == ([64, 64], "BF16")
     assert (model["blocks"], model["tensors"]) == ([2, 2], 112)
     assert {file["role"] for file in found["files"]} >= {"transformer", "vae", "tokenizer_2"}
+
+
+def test_a_header_is_one_event_of_a_log(tiny: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(tiny)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"_name_or_path": "somebody/kontext" + "x" * 1_000}))
+    facts = header_facts(read_header(tiny / "transformer/model.gguf"), manifest, config=config)
+    assert json.loads(json.dumps(facts)) == facts
+    origin = facts.pop("name_or_path")
+    assert str(origin).startswith("somebody/kontext")
+    assert len(str(origin)) == MAX_ORIGIN
+    assert facts == {
+        "file": str(tiny / "transformer/model.gguf"),
+        "architecture": "flux",
+        "tensors": 112,
+        "parameters": 491_712,
+        "quantizations": {"BF16": 1, "F32": 62, "Q8_0": 49},
+        "img_in": [64, 64],
+        "img_in_type": "BF16",
+        "name": "illo-tiny-2",
+        "label": manifest.label,
+        "sha256": manifest.sha256,
+    }
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"_name_or_path": 7}', '{"_name_or_path": ""}']
+)
+def test_where_weights_are_from_may_be_untold(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert origin_of(tmp_path / "config.json") is None
+    assert origin_of(tmp_path / "nowhere.json") is None
+
+
+def test_a_directory_with_another_vae_has_a_problem(tiny: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(tiny, tmp_path / "weights"))
+    config = weights / "vae/config.json"
+    config.write_text(config.read_text().replace('"latent_channels": 16', '"latent_channels": 4'))
+    manifest = json.loads((weights / "manifest.json").read_text())
+    for file in manifest["files"]:
+        file["bytes"] = (weights / file["path"]).stat().st_size
+    (weights / "manifest.json").write_text(json.dumps(manifest))
+    assert "latent_channels is 4" in str(inspect_weights(weights).problem)
 
 
 def test_a_single_file_is_described(tiny: Path) -> None:

@@ -87,6 +87,16 @@ def test_a_client_command_imports_nothing_heavy_and_says_that_nobody_is_there(
     assert said.out == ""
 
 
+def test_weights_are_prepared_and_verified_without_anything_heavy(
+    weights: Path, tmp_path: Path
+) -> None:
+    models = [f"--transformer={weights}/transformer/model.gguf"]
+    models += [f"--t5={weights}/text_encoder_2/model.gguf", f"--from={weights}"]
+    assert heavy_after("weights", "prepare", *models, "-o", str(tmp_path / "made")) == []
+    assert heavy_after("weights", "verify", str(tmp_path / "made")) == []
+    assert run(["weights", "verify", str(tmp_path / "made")]) == 0
+
+
 def test_keys_are_made_without_anything_heavy() -> None:
     assert heavy_after("keys", "new", "--tenant", "ada") == []
 
@@ -697,6 +707,7 @@ def test_mishaps_that_cannot_be_are_refused(
     [
         (["--backend", "gcp"], "add --emulators"),
         (["--emulators"], "add --backend gcp"),
+        (["--backend", "gcp", "--emulators", "--weights", "gs://abc/x"], "beside emulators"),
     ],
 )
 def test_emulators_and_the_backend_go_together(

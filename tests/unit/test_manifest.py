@@ -1,5 +1,6 @@
 """The manifest: what it says of the weights, and how a directory is held against it."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,13 @@ import pytest
 
 from shared.errors import WeightsDamaged, WeightsMissing
 from shared.manifest import (
+    Digests,
     Expects,
     Manifest,
     Role,
     WeightsFile,
     describe_file,
+    digests_of,
     read_manifest,
     write_manifest,
 )
@@ -68,6 +71,36 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     manifest = a_manifest(a_file(), a_file("a/ü.json", crc32c="AAAAAA==", quantization="Q8_0"))
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
+
+
+def test_a_described_file_has_both_digests(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    # the check value that every description of CRC32C gives, 0xE3069283
+    (tmp_path / "vae/a").write_bytes(b"123456789")
+    described = describe_file(tmp_path, "vae/a", Role.VAE)
+    assert described.crc32c == "4waSgw=="
+    assert described.sha256 == hashlib.sha256(b"123456789").hexdigest()
+    assert described.bytes == 9
+
+
+def test_digests_do_not_depend_on_how_the_bytes_came(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000  # more than is read at once
+    (tmp_path / "a").write_bytes(content)
+    counts: list[int] = []
+    read, whole = digests_of(tmp_path / "a", on_bytes=counts.append), Digests()
+    whole.add(content)
+    assert (read.sha256, read.crc32c) == (whole.sha256, whole.crc32c)
+    assert len(counts) > 1
+    assert sum(counts) == len(content)
+
+
+def test_a_manifest_from_before_there_were_checksums_is_read(weights: Path) -> None:
+    written = read_manifest(weights)
+    rewritten(weights, lambda content: [file.pop("crc32c") for file in content["files"]])
+    old = read_manifest(weights)
+    assert [file.crc32c for file in old.files] == [None, None]
+    assert old.sha256 == written.sha256
+    check_files(weights, old, digests=True)
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:

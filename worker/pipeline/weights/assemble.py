@@ -1,136 +1,181 @@
-"""Put the real FluxKontextPipeline together from a weights directory, with no network."""
+"""Put the real FluxKontextPipeline together while its weights come, with no network of its own."""
 
-from collections.abc import Callable
-from pathlib import Path
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    FluxKontextPipeline,
-    FluxTransformer2DModel,
-    GGUFQuantizationConfig,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTokenizer, T5TokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
-from shared.manifest import Manifest, Role
+from shared.errors import WeightsDamaged
+from shared.manifest import Role
 from worker.pipeline.text_encoder import load_packed_encoder
-from worker.pipeline.weights.files import check_files
-from worker.pipeline.weights.gguf_header import read_header
-from worker.pipeline.weights.t5_check import check_encoder, find_packed_encoder
-from worker.pipeline.weights.transformer_check import check_transformer
+from worker.pipeline.transformer import place_transformer
+from worker.pipeline.weights.fetching import Fetching
+from worker.pipeline.weights.gguf_header import GgufHeader
+from worker.pipeline.weights.inspect import header_facts, origin_of
+from worker.pipeline.weights.landing import CudaMover, HostMover, Mover, PinnedRing, RingLanding
+from worker.pipeline.weights.layout import ORDER, OpenedFile
+from worker.pipeline.weights.opening import Opened
+from worker.pipeline.weights.plain_models import load_plain
 
-Stage = Callable[[str, float], None]
+log = logging.getLogger(__name__)
 
-
-def check_weights(directory: Path, manifest: Manifest, *, on_stage: Stage) -> None:
-    """Refuse weights that are damaged or of another model, before torch reads a tensor.
-
-    Reads every byte once. Raises WeightsMissing, WeightsDamaged or WrongWeights.
-    """
-    # headers first: the wrong model is told in a moment, not after gigabytes of digests
-    check_files(directory, manifest)
-    transformer = find_transformer(directory, manifest)
-    config = directory / Role.TRANSFORMER / "config.json"
-    check_transformer(read_header(transformer), config, manifest.expects)
-    check_encoder(directory, manifest)
-    check_files(
-        directory,
-        manifest,
-        digests=True,
-        on_fraction=lambda fraction: on_stage("checking weights", fraction / 2),
-    )
+OnStage = Callable[[str, float], None]
+Raw = Mapping[str, torch.Tensor]
+FETCHED = 0.9  # of a start, as it is told; what is left is to put models where they belong
+HOST = torch.device("cpu")
 
 
-def assemble(
-    directory: Path, manifest: Manifest, *, dtype: torch.dtype, on_stage: Stage
+def load(
+    fetching: Fetching,
+    *,
+    dtype: torch.dtype,
+    devices: Mapping[Role, torch.device] | None = None,
+    on_stage: OnStage = lambda stage, fraction: None,
 ) -> FluxKontextPipeline:
-    """Load checked weights into a pipeline on the CPU; all parts compute in `dtype`.
+    """Build the pipeline that computes in `dtype`, each model as soon as its bytes are vouched for.
 
-    Raises WeightsDamaged if a loader cannot read what the manifest vouches for.
+    A model lies on its device, or in host memory if none is named; its tensors are views of what
+    was fetched wherever they need no conversion. Raises WeightsMissing, WeightsDamaged,
+    WrongWeights or WeightsUnreachable, and torch.OutOfMemoryError if a device is too small.
     """
     _quieten()
-    try:
-        return _assemble(directory, manifest, dtype, on_stage)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        # loaders say by any of these that a file is not what they expect
-        reason = f"{type(error).__name__}: {error}"
-        raise WeightsDamaged(f"{directory}: {reason}; prepare the weights again") from error
+    opened = fetching.opened()
+    _log_headers(opened)
+    total = sum(file.bytes for file in opened.manifest.files) or 1
+    fraction, building = 0.0, 0.0
 
+    def on_bytes(count: int) -> None:
+        nonlocal fraction
+        fraction = FETCHED * min(1.0, count / total)
+        on_stage("fetching weights", fraction)
 
-def find_transformer(directory: Path, manifest: Manifest) -> Path:
-    """Name the transformer's GGUF file; raises WeightsMissing unless there is exactly one."""
-    found = [file.path for file in manifest.of(Role.TRANSFORMER) if file.path.endswith(".gguf")]
-    if len(found) != 1:
-        raise WeightsMissing(
-            f"{directory}: the manifest lists {len(found)} transformer .gguf files, expected one; "
-            "docs/weights.md says what belongs into the folder"
-        )
-    return directory / found[0]
-
-
-def _assemble(
-    directory: Path, manifest: Manifest, dtype: torch.dtype, on_stage: Stage
-) -> FluxKontextPipeline:
-    def configured(part: Any, folder: Role) -> Any:
-        return part.from_pretrained(str(directory), subfolder=folder.value, local_files_only=True)
-
-    def model(part: Any, folder: Role, fraction: float) -> Any:
-        on_stage(f"loading {folder}", fraction)
-        return _load_model(part, str(directory), folder, dtype)
-
-    def encoder(fraction: float) -> Any:
-        packed = find_packed_encoder(directory, manifest)
-        if packed is None:
-            return model(T5EncoderModel, Role.TEXT_ENCODER_2, fraction)
-        on_stage(f"loading {Role.TEXT_ENCODER_2}", fraction)
-        return load_packed_encoder(directory, packed, dtype=dtype)
-
-    parts = {
-        "scheduler": configured(FlowMatchEulerDiscreteScheduler, Role.SCHEDULER),
-        "tokenizer": configured(CLIPTokenizer, Role.TOKENIZER),
-        "tokenizer_2": configured(T5TokenizerFast, Role.TOKENIZER_2),
-        "text_encoder": model(CLIPTextModel, Role.TEXT_ENCODER, 0.5),
-        "vae": model(AutoencoderKL, Role.VAE, 0.52),
-        "text_encoder_2": encoder(0.54),
-    }
-    on_stage(f"loading {Role.TRANSFORMER}", 0.7)
-    parts["transformer"] = FluxTransformer2DModel.from_single_file(
-        str(find_transformer(directory, manifest)),
-        # config is explicit: diffusers misreads a BF16 img_in as Depth-dev's 128 channels
-        config=str(directory),
-        subfolder=Role.TRANSFORMER.value,
-        quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
-        torch_dtype=dtype,
-        local_files_only=True,
-    )
+    with _arenas(fetching, devices or {}) as arenas:
+        with _understood(opened):
+            parts = _small_parts(opened)
+        for role in ORDER:
+            fetching.wait_for(role, on_bytes=on_bytes)
+            on_stage(f"loading {role}", fraction)
+            began = time.monotonic()
+            with _understood(opened):
+                model = _build(opened, role, arenas(role), dtype)
+                parts[role.value] = model.to((devices or {}).get(role, HOST))
+            building += time.monotonic() - began
+        _log_fetched(fetching, building)
     pipeline = FluxKontextPipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _load_model(part: Any, directory: str, folder: Role, dtype: torch.dtype) -> Any:
-    model, found = part.from_pretrained(
-        directory,
-        subfolder=folder.value,
-        torch_dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,  # a pickled file would be code
-        output_loading_info=True,
-    )
-    # what is missing would be filled with random numbers and a warning
-    missing = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-    if missing:
-        raise WrongWeights(
-            f"{directory}/{folder}: {len(missing)} tensors are missing or of another shape, "
-            f"{missing[0]} first; put {folder} of FLUX.1-Kontext-dev there"
+@contextmanager
+def _arenas(
+    fetching: Fetching, devices: Mapping[Role, torch.device]
+) -> Iterator[Callable[[Role], torch.Tensor]]:
+    """Give what finds a model's arena; what comes through the ring is taken out meanwhile."""
+    if not fetching.through_ring:
+        yield lambda role: torch.from_numpy(fetching.arena(role))
+        return
+    sizes = fetching.opened().layout.arena_bytes
+    made: dict[torch.device, Mover] = {}
+    for role in sizes:
+        device = devices.get(role, HOST)
+        if device not in made:
+            made[device] = CudaMover(device) if device.type == "cuda" else HostMover()
+    movers = {role: made[devices.get(role, HOST)] for role in sizes}
+    with ExitStack() as ended:
+        ring = ended.enter_context(
+            PinnedRing(fetching.ring(), pin=any(device.type == "cuda" for device in made))
         )
-    return model
+        landing = RingLanding(
+            ring.octets, slot_bytes=fetching.slot_bytes, arena_bytes=sizes, movers=movers
+        )
+        # before the ring is unpinned, or a failed start would go on copying from it
+        ended.callback(fetching.close)
+        fetching.land(landing)
+        yield landing.arenas.__getitem__
+
+
+def _small_parts(opened: Opened) -> dict[str, Any]:
+    def configured(part: Any, folder: Role) -> Any:
+        return part.from_pretrained(
+            str(opened.folder), subfolder=folder.value, local_files_only=True
+        )
+
+    return {
+        "scheduler": configured(FlowMatchEulerDiscreteScheduler, Role.SCHEDULER),
+        "tokenizer": configured(CLIPTokenizer, Role.TOKENIZER),
+        "tokenizer_2": configured(T5TokenizerFast, Role.TOKENIZER_2),
+    }
+
+
+def _build(opened: Opened, role: Role, arena: torch.Tensor, dtype: torch.dtype) -> Any:
+    slots = opened.layout.tensors[role]
+    raw = {name: arena[slot.at : slot.at + slot.bytes] for name, slot in slots.items()}
+    headers = [file.header for file in opened.of(role)]
+    first = headers[0]
+    if isinstance(first, GgufHeader):
+        build = place_transformer if role is Role.TRANSFORMER else load_packed_encoder
+        return build(opened.folder, first, raw, dtype=dtype)
+    stored = {
+        name: tensor
+        for header in headers
+        if not isinstance(header, GgufHeader)
+        for name, tensor in header.tensors.items()
+    }
+    return load_plain(opened.folder, role, stored, raw, dtype=dtype)
+
+
+@contextmanager
+def _understood(opened: Opened) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        # loaders say by any of these that a file is not what they expect
+        reason = f"{type(error).__name__}: {error}"
+        raise WeightsDamaged(f"{opened.name}: {reason}; prepare the weights again") from error
+
+
+def _log_headers(opened: Opened) -> None:
+    log.info("weights opened", extra={"place": opened.name, "seconds": round(opened.seconds, 3)})
+    for file in opened.files:
+        log.info("weights file", extra=_facts(opened, file))
+
+
+def _facts(opened: Opened, file: OpenedFile) -> dict[str, object]:
+    config = opened.folder / file.role / "config.json"
+    if isinstance(file.header, GgufHeader):
+        facts = header_facts(file.header, opened.manifest, config=config)
+        title = facts.pop("name", None)  # a log record has a name of its own
+        return facts | {"title": title}
+    types = Counter(tensor.type for tensor in file.header.tensors.values())
+    return {
+        "file": str(file.header.path),
+        "tensors": len(file.header.tensors),
+        "quantizations": dict(types),
+        "name_or_path": origin_of(config),
+        "label": opened.manifest.label,
+        "sha256": opened.manifest.sha256,
+    }
+
+
+def _log_fetched(fetching: Fetching, building: float) -> None:
+    fetched = fetching.fetched()
+    told = asdict(fetched) | {
+        "seconds": round(fetched.seconds, 3),
+        "bytes_per_second": round(fetched.bytes_per_second),
+        "through_ring": fetching.through_ring,
+    }
+    del told["crc32c"]
+    log.info("weights fetched", extra=told)
+    log.info("weights assembled", extra={"seconds": round(building, 3)})
 
 
 def _quieten() -> None:

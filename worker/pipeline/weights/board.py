@@ -1,6 +1,7 @@
 """Which range is asked for next, again, or a second time beside a slow request.
 
-All connections share one board. A range has at most one turn that writes straight into the
+All connections share one board, on which the ranges of all files stand in the order in which they
+are wanted. A range has at most one turn that writes straight into the
 buffer; a second one (a hedge) receives beside it, so that no two ever write to one place. Whoever
 ends first settles the range; a hedge then waits until the other has stopped before it copies.
 """
@@ -13,8 +14,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from shared.errors import WeightsUnreachable
-from worker.pipeline.weights.crc import combined
 from worker.pipeline.weights.ranges import Range
+from worker.pipeline.weights.rooms import Room
 from worker.pipeline.weights.sources import Connection, Interrupted
 from worker.pipeline.weights.turns import Patience, State, Turn
 
@@ -25,10 +26,17 @@ LOOK_AGAIN = 0.05  # seconds; a range grows slow without anybody noticing
 class Board:
     """See the module; every method may be called by any thread."""
 
-    def __init__(self, ranges: Sequence[Range], patience: Patience, *, name: str) -> None:
+    def __init__(
+        self,
+        ranges: Sequence[tuple[int, Range]],
+        patience: Patience,
+        *,
+        names: Sequence[str],
+        room: Room,
+    ) -> None:
         self.retries = self.hedges = self.received = self.complete = 0
-        self._name, self._patience = name, patience
-        self._states = [State(range, range.start) for range in ranges]
+        self._names, self._patience, self._room = names, patience, room
+        self._states = [State(file, range, range.start) for file, range in ranges]
         self._fresh = deque(range(len(ranges)))
         self._again: list[int] = []
         self._pace: deque[float] = deque(maxlen=REMEMBERED)  # seconds per byte
@@ -41,12 +49,17 @@ class Board:
         """Whether every range is there."""
         return not self._left
 
-    def take(self, connection: Connection) -> Turn | None:
-        """Wait for the next request to make; None when there will be no more."""
+    def take(self, connect: Callable[[int], Connection]) -> Turn | None:
+        """Wait for the next request to make, of a file that `connect` gives a connection to.
+
+        None when there will be no more. A range that was never asked for waits until the room has
+        a place for it.
+        """
         with self._changed:
             while self._left and not self._stopping:
                 number, hedge = self._next(time.monotonic())
                 if number is not None:
+                    connection = connect(self._states[number].file)
                     return self._turn(number, connection, hedge=hedge)
                 self._changed.wait(LOOK_AGAIN)
             return None
@@ -66,8 +79,11 @@ class Board:
                 self.received += count
             return not turn.stopped
 
-    def finish(self, turn: Turn, crc: int, copy: Callable[[], None]) -> None:
-        """Settle the range with a turn that received all of it; a hedge then copies its bytes."""
+    def finish(self, turn: Turn, crc: int, settle: Callable[[], None]) -> None:
+        """Settle the range with a turn that received all of it.
+
+        `settle` is called once for each range, when nobody else writes to its place.
+        """
         state = self._states[turn.number]
         with self._changed:
             if turn.stopped or state.settled:
@@ -81,8 +97,7 @@ class Board:
                     _stop(other)
             if turn.hedge:
                 self._changed.wait_for(lambda: not _others_write(state, turn))
-        if turn.hedge:
-            copy()
+        settle()
         with self._changed:
             if turn.hedge:
                 self.received += turn.range.stop - state.position
@@ -114,8 +129,8 @@ class Board:
             if state.failures >= self._patience.tries:
                 self._stopping = True  # or another would ask once more before the caller hears
                 raise WeightsUnreachable(
-                    f"{self._name}: bytes {state.position} to {state.range.stop} did not come, "
-                    f"{type(fault).__name__}: {fault}; try again later"
+                    f"{self._names[state.file]}: bytes {state.position} to {state.range.stop} "
+                    f"did not come, {type(fault).__name__}: {fault}; try again later"
                 ) from fault
             longest = min(
                 self._patience.longest_pause, self._patience.first_pause * 2**state.failures
@@ -157,10 +172,13 @@ class Board:
                 lambda: not any(turn.writing for state in self._states for turn in state.turns)
             )
 
-    def checksum(self) -> int:
-        """Tell the checksum of all ranges together, which must cover the file."""
-        ordered = sorted(self._states, key=lambda state: state.range.start)
-        return combined((state.crc, state.range.stop - state.range.start) for state in ordered)
+    def checksums(self, file: int) -> list[tuple[int, int]]:
+        """Tell checksum and size of each of a file's ranges, in the order of the file."""
+        ordered = sorted(
+            (state for state in self._states if state.file == file),
+            key=lambda state: state.range.start,
+        )
+        return [(state.crc, state.range.stop - state.range.start) for state in ordered]
 
     def _next(self, now: float) -> tuple[int | None, bool]:
         due = [number for number in self._again if self._states[number].due <= now]
@@ -170,7 +188,11 @@ class Board:
         slow = self._slow(now)
         if slow is not None:
             return slow, True
-        return (self._fresh.popleft() if self._fresh else None), False
+        if self._fresh:
+            state = self._states[self._fresh[0]]
+            if self._room.admit(state.file, state.range):
+                return self._fresh.popleft(), False
+        return None, False
 
     def _slow(self, now: float) -> int | None:
         patience = self._patience
@@ -191,6 +213,7 @@ class Board:
         state = self._states[number]
         turn = Turn(
             number=number,
+            file=state.file,
             range=state.range,
             start=state.position,
             crc=state.crc,

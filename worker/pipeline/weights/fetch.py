@@ -1,46 +1,62 @@
-"""Fetch a file's bytes straight into memory, over several connections, each byte checked.
+"""Fetch files' bytes straight into memory, over several connections, each byte checked.
 
 The ranges are asked for in the wanted order, so that what is needed first is there first. What has
-come is vouched for only when `fetch` returns: then its checksum is that of the manifest.
+come of a file is vouched for only when its checksum is that of the manifest.
 """
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
 from shared.errors import FetchCanceled, WeightsDamaged
 from worker.pipeline.weights.board import Board
-from worker.pipeline.weights.crc import Octets, extend, from_text, to_text
-from worker.pipeline.weights.ranges import Range, Span, plan, whole
+from worker.pipeline.weights.crc import Octets, combined, extend, from_text, to_text
+from worker.pipeline.weights.ranges import Plan, Span, plan, whole
+from worker.pipeline.weights.rooms import Direct, Room
 from worker.pipeline.weights.sources import FAULTS, Connection, Source
 from worker.pipeline.weights.turns import Patience, Turn
 
 CONNECTIONS = 16  # benchmarks/fetch.py
 RANGE_BYTES = 8 * 2**20
 PIECE_BYTES = 512 * 1024  # received and checked at once, while it is still in the cache
-UNWANTED_BYTES = 64 * 1024  # of what is only checked, at once
 TICK = 0.05  # seconds between two looks at the caller's wish
 REMEDY = "start again; if that does not help, upload the file again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """What a fetch did."""
+    """What a fetch did; of several files together there is no checksum."""
 
     bytes: int
     seconds: float
     connections: int
     retries: int
     hedges: int
-    crc32c: str | None
+    crc32c: str | None = None
 
     @property
     def bytes_per_second(self) -> float:
         """How fast the bytes came."""
         return self.bytes / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is wanted of one file, None for all of it, and the manifest's checksum.
+
+    `known` are its first bytes: they were read before, and are checked with the rest.
+    """
+
+    source: Source
+    spans: Sequence[Span] | None = None
+    crc32c: str | None
+    known: bytes = b""
 
 
 def fetch(
@@ -56,42 +72,92 @@ def fetch(
     on_ready: Callable[[int], None] = lambda spans: None,
     canceled: Callable[[], bool] = lambda: False,
 ) -> Fetched:
-    """Fill a buffer with a file's spans, or with all of it; both callbacks come from this thread.
+    """Fill a buffer with a file's spans, or with all of it; see `fetch_files`."""
+    target = np.frombuffer(into, dtype=np.uint8)
+    _check_room(target, whole(source.size) if spans is None else spans)
+    done = fetch_files(
+        [Wanted(source=source, spans=spans, crc32c=crc32c)],
+        Direct([target]),
+        connections=connections,
+        range_bytes=range_bytes,
+        patience=patience,
+        on_bytes=on_bytes,
+        on_ready=on_ready,
+        canceled=canceled,
+    )
+    return replace(done, crc32c=crc32c)
 
-    `on_ready` tells how many of the spans, from the first on, are in the buffer. Given the
-    manifest's `crc32c`, what lies between the spans is read and checked, too; None checks nothing.
-    Raises WeightsDamaged if the file is another or changes, WeightsUnreachable if a range does not
-    come however often it is asked for, FetchCanceled soon after `canceled`; then nothing is written
-    any more.
+
+def fetch_files(
+    files: Sequence[Wanted],
+    room: Room,
+    *,
+    connections: int = CONNECTIONS,
+    range_bytes: int = RANGE_BYTES,
+    patience: Patience | None = None,
+    on_bytes: Callable[[int], None] = lambda received: None,
+    on_ready: Callable[[int], None] = lambda spans: None,
+    on_whole: Callable[[int], None] = lambda file: None,
+    canceled: Callable[[], bool] = lambda: False,
+) -> Fetched:
+    """Bring what is wanted of several files to its room; all callbacks come from this thread.
+
+    The files share the connections. `on_ready` tells how many of all spans, from the first on, are
+    in their places; `on_whole` tells of each file once that its checksum is right. Given the
+    manifest's `crc32c`, what lies between a file's spans is read and checked, too; None checks
+    nothing. Raises WeightsDamaged if a file is another or changes, WeightsUnreachable if a range
+    does not come however often it is asked for, FetchCanceled soon after `canceled`; then nothing
+    is written any more.
     """
     began = time.monotonic()
-    target = np.frombuffer(into, dtype=np.uint8)
-    wanted = whole(source.size) if spans is None else tuple(spans)
-    _check_room(target, wanted)
-    _check_keeper(source, crc32c)
-    planned = plan(wanted, size=source.size, range_bytes=range_bytes, all_of_it=crc32c is not None)
-    board = Board(planned.ranges, patience or Patience(), name=source.name)
+    for file in files:
+        _check_keeper(file.source, file.crc32c)
+    plans = [_planned(file, range_bytes) for file in files]
+    ranges = [(number, each) for number, plan in enumerate(plans) for each in plan.ranges]
+    names = [file.source.name for file in files]
+    board = Board(ranges, patience or Patience(), names=names, room=room)
+    whole_after = list(accumulate(len(plan.ranges) for plan in plans))
+    ready_after = _ready_after(plans, whole_after)
+    vouched = 0
 
     def report() -> None:
+        nonlocal vouched
         on_bytes(board.received)
-        on_ready(planned.ready(board.complete))
+        on_ready(bisect_right(ready_after, board.complete))
+        while vouched < len(files) and whole_after[vouched] <= board.complete:
+            _vouch(files[vouched], board.checksums(vouched))
+            on_whole(vouched)
+            vouched += 1
 
-    threads = max(1, min(connections, len(planned.ranges)))
-    _run(board, source, target, threads, report, canceled)
-    source.check_unchanged()
-    found = to_text(board.checksum()) if crc32c is not None else None
-    if found != crc32c:
-        raise WeightsDamaged(
-            f"{source.name}: what came has the crc32c {found}, the manifest says {crc32c}; {REMEDY}"
-        )
+    threads = max(1, min(connections, len(ranges)))
+    _run(board, partial(_read_ranges, board, files, room), threads, report, canceled)
     return Fetched(
         bytes=board.received,
         seconds=time.monotonic() - began,
         connections=threads,
         retries=board.retries,
         hedges=board.hedges,
-        crc32c=found,
     )
+
+
+def _planned(file: Wanted, range_bytes: int) -> Plan:
+    size = file.source.size
+    return plan(
+        whole(size) if file.spans is None else file.spans,
+        size=size,
+        range_bytes=range_bytes,
+        all_of_it=file.crc32c is not None,
+        known=len(file.known),
+    )
+
+
+def _ready_after(plans: Sequence[Plan], whole_after: Sequence[int]) -> list[int]:
+    before = [0, *whole_after]
+    return [
+        before[number] + ranges
+        for number, plan in enumerate(plans)
+        for ranges in plan.complete_after
+    ]
 
 
 def _check_room(target: Octets, wanted: Sequence[Span]) -> None:
@@ -118,16 +184,28 @@ def _check_keeper(source: Source, crc32c: str | None) -> None:
         )
 
 
+def _vouch(file: Wanted, parts: Sequence[tuple[int, int]]) -> None:
+    file.source.check_unchanged()
+    if file.crc32c is None:
+        return
+    known = np.frombuffer(file.known, np.uint8)
+    found = to_text(combined([(extend(0, known), known.size), *parts]))
+    if found != file.crc32c:
+        raise WeightsDamaged(
+            f"{file.source.name}: what came has the crc32c {found}, the manifest says "
+            f"{file.crc32c}; {REMEDY}"
+        )
+
+
 def _run(
     board: Board,
-    source: Source,
-    target: Octets,
+    read: Callable[[], None],
     threads: int,
     report: Callable[[], None],
     canceled: Callable[[], bool],
 ) -> None:
     pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
-    readers = [pool.submit(_read_ranges, board, source, target) for _ in range(threads)]
+    readers = [pool.submit(read) for _ in range(threads)]
     for reader in readers:
         reader.add_done_callback(lambda _: board.wake())
     try:
@@ -137,7 +215,7 @@ def _run(
                 if reader.done():
                     reader.result()
             if canceled():
-                raise FetchCanceled(f"{source.name}: the fetch was canceled")
+                raise FetchCanceled("the fetch was canceled")
             board.break_off_endless()
             report()
         report()
@@ -147,21 +225,40 @@ def _run(
         pool.shutdown(wait=False)
 
 
-def _read_ranges(board: Board, source: Source, target: Octets) -> None:
-    connection = source.connect()
+def _read_ranges(board: Board, files: Sequence[Wanted], room: Room) -> None:
+    open_to: dict[int, Connection] = {}
+
+    def connect(file: int) -> Connection:
+        if file not in open_to:
+            # files come one after the other: who turns to the next is done with the one before
+            _close_all(open_to)
+            open_to[file] = files[file].source.connect()
+        return open_to[file]
+
     try:
-        while (turn := board.take(connection)) is not None:
+        while (turn := board.take(connect)) is not None:
             try:
-                _read_range(board, turn, target)
+                _read_range(board, turn, room)
             finally:
                 board.leave(turn)
     finally:
-        connection.close()
+        _close_all(open_to)
 
 
-def _read_range(board: Board, turn: Turn, target: Octets) -> None:
+def _close_all(connections: dict[int, Connection]) -> None:
+    while connections:
+        connections.popitem()[1].close()
+
+
+def _read_range(board: Board, turn: Turn, room: Room) -> None:
     beside = np.empty(turn.range.stop - turn.start, np.uint8) if turn.hedge else None
-    places = _places(turn.range, turn.start, target) if beside is None else _pieces(beside)
+    places = room.places(turn.file, turn.range, turn.start) if beside is None else iter([beside])
+
+    def settle() -> None:
+        if beside is not None:
+            _copy(beside, room.places(turn.file, turn.range, turn.start))
+        room.filled(turn.file, turn.range)
+
     try:
         turn.connection.begin(turn.start, turn.range.stop)
         crc = _receive(board, turn, turn.connection, places)
@@ -170,7 +267,7 @@ def _read_range(board: Board, turn: Turn, target: Octets) -> None:
         board.fail(turn, fault)
         return
     if crc is not None:
-        board.finish(turn, crc, lambda: _copy(beside, turn, target))
+        board.finish(turn, crc, settle)
     if turn.stopped:
         turn.connection.close()  # it was broken off, or has bytes left that nobody wants
 
@@ -182,38 +279,25 @@ def _receive(
     if not board.enter(turn):
         return None
     crc = turn.crc
-    for place in places:
+    for piece in _pieces(places):
         filled = 0
-        while filled < place.size:
-            count = connection.read_into(place[filled:].data)
-            crc = extend(crc, place[filled : filled + count])
+        while filled < piece.size:
+            count = connection.read_into(piece[filled:].data)
+            crc = extend(crc, piece[filled : filled + count])
             filled += count
             if not board.advance(turn, count, crc):
                 return None
     return crc
 
 
-def _places(range_: Range, start: int, target: Octets) -> Iterator[Octets]:
-    """Give the places of a range's bytes from `start` on, in the order of the file."""
-    unwanted = np.empty(0, np.uint8)
-    for span in range_.from_place(start):
-        if span.at is not None:
-            yield from _pieces(target[span.at : span.at + span.bytes])
-            continue
-        for place in range(0, span.bytes, UNWANTED_BYTES):
-            size = min(UNWANTED_BYTES, span.bytes - place)
-            if unwanted.size < size:
-                unwanted = np.empty(size, np.uint8)
-            yield unwanted[:size]
+def _pieces(places: Iterator[Octets]) -> Iterator[Octets]:
+    for place in places:
+        for at in range(0, place.size, PIECE_BYTES):
+            yield place[at : at + PIECE_BYTES]
 
 
-def _pieces(octets: Octets) -> Iterator[Octets]:
-    return (octets[at : at + PIECE_BYTES] for at in range(0, octets.size, PIECE_BYTES))
-
-
-def _copy(beside: Octets | None, turn: Turn, target: Octets) -> None:
-    assert beside is not None
-    for span in turn.range.from_place(turn.start):
-        if span.at is not None:
-            at = span.start - turn.start
-            target[span.at : span.at + span.bytes] = beside[at : at + span.bytes]
+def _copy(beside: Octets, places: Iterator[Octets]) -> None:
+    at = 0
+    for place in places:
+        place[:] = beside[at : at + place.size]
+        at += place.size

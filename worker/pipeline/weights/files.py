@@ -1,10 +1,10 @@
 """Compare a weights directory with its manifest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from shared.errors import WeightsDamaged, WeightsMissing
-from shared.manifest import Manifest, Role, WeightsFile, digest_of
+from shared.manifest import Manifest, Role, WeightsFile, digests_of
 
 _REMEDY = "download the weights again, or prepare the manifest anew if the change was meant"
 
@@ -22,13 +22,17 @@ def check_files(
     tells the fraction done. Raises WeightsMissing or WeightsDamaged, naming the file.
     """
     for file in manifest.files:
-        _check_file(directory, file)
-    _refuse_unlisted(directory, manifest)
+        check_file(directory, file)
+    for name in unlisted(names_in(directory), manifest):
+        raise WeightsDamaged(
+            f"{directory / name}: not in the manifest, and a loader might read it; move it away"
+        )
     if digests:
         _check_digests(directory, manifest, on_fraction)
 
 
-def _check_file(directory: Path, file: WeightsFile) -> None:
+def check_file(directory: Path, file: WeightsFile) -> None:
+    """Refuse a file that is not there, leads elsewhere or is of another size."""
     path = directory / file.path
     if not path.resolve().is_relative_to(directory.resolve()):
         raise WeightsDamaged(f"{path}: leads out of the directory; copy the file itself there")
@@ -39,16 +43,29 @@ def _check_file(directory: Path, file: WeightsFile) -> None:
         raise WeightsDamaged(f"{path}: has {found} bytes, expected {file.bytes}; {_REMEDY}")
 
 
-def _refuse_unlisted(directory: Path, manifest: Manifest) -> None:
-    # loaders pick up what they find: an adapter, an index of shards, another tokenizer
-    listed = {file.path for file in manifest.files}
+def check_digest(directory: Path, file: WeightsFile) -> None:
+    """Read all of a file, and refuse it if it is not the manifest's."""
+    path = directory / file.path
+    if digests_of(path).sha256 != file.sha256:
+        raise WeightsDamaged(f"{path}: its sha256 is not the manifest's; {_REMEDY}")
+
+
+def names_in(directory: Path) -> Iterator[str]:
+    """Name every file in the folders of the parts."""
     for role in Role:
         for path in sorted((directory / role).rglob("*")):
-            name = path.relative_to(directory).as_posix()
-            if name not in listed and not path.is_dir():
-                raise WeightsDamaged(
-                    f"{path}: not in the manifest, and a loader might read it; move it away"
-                )
+            if not path.is_dir():
+                yield path.relative_to(directory).as_posix()
+
+
+def unlisted(names: Iterable[str], manifest: Manifest) -> Iterator[str]:
+    """Choose the names in the folders of the parts that no manifest lists.
+
+    Loaders pick up what they find: an adapter, an index of shards, another tokenizer.
+    """
+    listed = {file.path for file in manifest.files}
+    folders = {role.value for role in Role}
+    return (name for name in names if name not in listed and name.partition("/")[0] in folders)
 
 
 def _check_digests(
@@ -57,8 +74,6 @@ def _check_digests(
     total = sum(file.bytes for file in manifest.files) or 1
     done = 0
     for file in manifest.files:
-        path = directory / file.path
-        if digest_of(path) != file.sha256:
-            raise WeightsDamaged(f"{path}: its sha256 is not the manifest's; {_REMEDY}")
+        check_digest(directory, file)
         done += file.bytes
         on_fraction(done / total)

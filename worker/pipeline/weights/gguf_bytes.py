@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def read_tensors(header: GgufHeader, names: Iterable[str]) -> dict[str, Bytes]:
         for name, tensor in tensors.items()
         for start in range(0, tensor.size, PART_BYTES)
     ]
-    with header.path.open("rb") as file, ThreadPoolExecutor(READERS) as readers:
+    with Path(header.path).open("rb") as file, ThreadPoolExecutor(READERS) as readers:
         # the list asks for every result, so that a reader's error comes through
         list(readers.map(partial(_read_part, header, file.fileno()), parts))
     return tensors

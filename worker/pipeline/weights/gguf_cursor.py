@@ -2,7 +2,7 @@
 
 import struct
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn, Protocol
 
 from shared.errors import WeightsDamaged
 
@@ -11,10 +11,20 @@ MAX_STRING_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 
 
+class Readable(Protocol):
+    """What a header is read from: a file, or the first bytes of something that is far away."""
+
+    def read(self, count: int, /) -> bytes:
+        """Give the next bytes; fewer only where it ends."""
+
+    def seek(self, place: int, /) -> int:
+        """Go on from another place."""
+
+
 class Cursor:
     """Read forward through one file; every reason to stop is a WeightsDamaged that names it."""
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path | str, file: Readable, size: int) -> None:
         self.path = path
         self.size = size
         self.position = 0

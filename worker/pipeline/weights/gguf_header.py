@@ -41,7 +41,7 @@ class GgufTensor:
 class GgufHeader:
     """What a GGUF file says about itself; offsets count from the start of the file."""
 
-    path: Path
+    path: Path | str
     version: int
     alignment: int
     metadata: Mapping[str, Scalar]
@@ -55,14 +55,18 @@ def read_header(path: Path) -> GgufHeader:
     """
     try:
         with path.open("rb") as file:
-            return _read(Cursor(path, file, os.fstat(file.fileno()).st_size))
+            return read_header_at(Cursor(path, file, os.fstat(file.fileno()).st_size))
     except (FileNotFoundError, NotADirectoryError):
         raise WeightsMissing(f"{path}: no such file; download it or correct the path") from None
     except OSError as error:
         raise WeightsDamaged(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _read(at: Cursor) -> GgufHeader:
+def read_header_at(at: Cursor) -> GgufHeader:
+    """Read and check a header wherever it lies; the cursor stands behind it then.
+
+    Raises WeightsDamaged if any bound is broken.
+    """
     if at.take(4, "the magic number") != b"GGUF":
         at.refuse("not a GGUF file (it does not start with 'GGUF')")
     version = int(at.number("I", "the version"))

@@ -1,5 +1,6 @@
 """Describe weights from their headers alone: a directory or one GGUF file, without torch."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from shared.manifest import Manifest, Role, WeightsFile, read_manifest
 from worker.pipeline.weights.files import check_files
 from worker.pipeline.weights.flux_shapes import Naming, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
+from worker.pipeline.weights.parts_check import check_parts
 from worker.pipeline.weights.t5_check import (
     check_encoder,
     check_packed_encoder,
@@ -23,6 +25,7 @@ from worker.pipeline.weights.transformer_check import (
     unprefixed,
 )
 
+MAX_ORIGIN = 256  # characters; it is a repository's name, or a path
 _UNKNOWN = "this is no model that illo knows"
 
 
@@ -87,6 +90,37 @@ def describe_gguf(header: GgufHeader) -> GgufInspection:
     )
 
 
+def header_facts(header: GgufHeader, manifest: Manifest, *, config: Path) -> dict[str, object]:
+    """Sum up a header, and which weights it is part of, as the fields of one log event.
+
+    `config` lies beside the file; of what it says about its origin only a short text is believed.
+    """
+    found = describe_gguf(header)
+    return {
+        "file": found.path,
+        "architecture": found.architecture,
+        "tensors": found.tensors,
+        "parameters": found.parameters,
+        "quantizations": dict(found.quantizations),
+        "img_in": None if found.image_input is None else list(found.image_input),
+        "img_in_type": found.image_input_type,
+        "name": found.label,
+        "name_or_path": origin_of(config),
+        "label": manifest.label,
+        "sha256": manifest.sha256,
+    }
+
+
+def origin_of(config: Path) -> str | None:
+    """Read `_name_or_path` of a config, where its writer had the weights from; None without."""
+    try:
+        found = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # whoever loads the config says what is wrong with it
+    origin = found.get("_name_or_path") if isinstance(found, dict) else None
+    return origin[:MAX_ORIGIN] if isinstance(origin, str) and origin else None
+
+
 def _inspect_file(path: Path) -> Inspection:
     described: GgufInspection | None = None
     problem: str | None = None
@@ -125,6 +159,7 @@ def _inspect_directory(directory: Path) -> Inspection:
                     config = directory / Role.TRANSFORMER / "config.json"
                     check_transformer(header, config, manifest.expects)
         check_encoder(directory, manifest)
+        check_parts(directory, manifest)
     except WeightsError as error:
         problem = str(error)
     return Inspection(

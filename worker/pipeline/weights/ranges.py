@@ -66,12 +66,15 @@ def whole(size: int) -> tuple[Span, ...]:
     return (Span(0, size, 0),) if size else ()
 
 
-def plan(wanted: Sequence[Span], *, size: int, range_bytes: int, all_of_it: bool) -> Plan:
+def plan(
+    wanted: Sequence[Span], *, size: int, range_bytes: int, all_of_it: bool, known: int = 0
+) -> Plan:
     """Cut the wanted spans into ranges; `all_of_it` reads the bytes between them as well.
 
-    Raises ValueError unless the spans are parts of the file that do not overlap.
+    The first `known` bytes are not asked for. Raises ValueError unless the spans are parts of the
+    file behind them that do not overlap.
     """
-    gaps = _gaps(wanted, size)
+    gaps = _gaps(wanted, known, size)
     ranges: list[Range] = []
     gathered: list[Span] = []
     complete_after = []
@@ -106,9 +109,9 @@ def plan(wanted: Sequence[Span], *, size: int, range_bytes: int, all_of_it: bool
     return Plan(tuple(ranges), tuple(complete_after))
 
 
-def _gaps(wanted: Sequence[Span], size: int) -> dict[int, Span]:
+def _gaps(wanted: Sequence[Span], begin: int, size: int) -> dict[int, Span]:
     """Find what lies between the wanted spans, by where it starts."""
-    gaps, end = {}, 0
+    gaps, end = {}, begin
     for span in sorted(wanted, key=lambda span: (span.start, span.stop)):
         if not end <= span.start <= span.stop <= size:
             raise ValueError(f"{span} overlaps another, or is no part of a file of {size} bytes")

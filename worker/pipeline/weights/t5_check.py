@@ -23,6 +23,14 @@ def check_encoder(directory: Path, manifest: Manifest) -> None:
     Of safetensors only the config is looked at. Raises WeightsMissing, WeightsDamaged or
     WrongWeights naming file, tensor, found and expected shape, and the remedy.
     """
+    sizes = fitting_encoder_sizes(directory)
+    file = find_packed_encoder(directory, manifest)
+    if file is not None:
+        check_packed_encoder(read_header(file), sizes)
+
+
+def fitting_encoder_sizes(directory: Path) -> T5Sizes:
+    """Read T5's sizes from its config; raises WrongWeights unless they fit the transformer's."""
     config = directory / Role.TEXT_ENCODER_2 / "config.json"
     sizes = read_encoder_sizes(config)
     taken = read_sizes(directory / Role.TRANSFORMER / "config.json").text_channels
@@ -31,12 +39,10 @@ def check_encoder(directory: Path, manifest: Manifest) -> None:
             f"{config}: d_model is {sizes.width}, but the transformer takes text of {taken} "
             f"channels; {_REMEDY}"
         )
-    file = find_packed_encoder(directory, manifest)
-    if file is not None:
-        check_packed_encoder(read_header(file), sizes)
+    return sizes
 
 
-def find_packed_encoder(directory: Path, manifest: Manifest) -> Path | None:
+def find_packed_encoder(directory: Path | str, manifest: Manifest) -> Path | None:
     """Name T5's GGUF file, or None where the manifest lists safetensors.
 
     Raises WeightsMissing if it lists neither, WrongWeights if it leaves a choice.
@@ -54,7 +60,7 @@ def find_packed_encoder(directory: Path, manifest: Manifest) -> Path | None:
             f"{directory}: the manifest lists {packed[0]!r} and {[*packed[1:], *plain][0]!r}; "
             "keep the one that is to be used"
         )
-    return directory / packed[0] if packed else None
+    return Path(directory) / packed[0] if packed else None
 
 
 def read_encoder_sizes(config: Path) -> T5Sizes:
@@ -137,7 +143,7 @@ def check_packed_encoder(header: GgufHeader, sizes: T5Sizes) -> None:
         if found.type.name not in DRAWABLE:
             _refuse(header, f"tensor {name!r} is stored as {found.type.name}, which is not read")
     for name, tensor in header.tensors.items():
-        if name not in expected and not _of_decoder(name):
+        if name not in expected and not of_decoder(name):
             _refuse(header, f"tensor {name!r:.80} of shape {tensor.shape} is one too many")
 
 
@@ -150,7 +156,8 @@ def _refuse_other_names(header: GgufHeader) -> None:
         _refuse(header, "its tensors have transformers' names, not those that llama.cpp gives them")
 
 
-def _of_decoder(name: str) -> bool:
+def of_decoder(name: str) -> bool:
+    """Tell whether a tensor is of a T5's decoder, which nothing is drawn with."""
     return name.startswith("dec.") or name == "output.weight"
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
 from shared.manifest import Expects
-from worker.pipeline.weights.flux_shapes import FluxSizes, Naming, expected_shapes, naming_of
+from worker.pipeline.weights.flux_shapes import FluxSizes, expected_shapes, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, GgufTensor
 
 ARCHITECTURE = "flux"
@@ -17,7 +17,6 @@ _PLAIN = {"F32", "F16", "BF16"}
 _PACKED = {"Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "Q3_K", "Q2_K"}
 DRAWABLE = _PLAIN | _PACKED | {"IQ4_NL", "IQ4_XS"}
 CHANNELS = 64  # 16 latent channels in patches of 2 x 2; Kontext's reference comes as more tokens
-ORIGINAL_WIDTH = 3072  # diffusers' converter of the original names has it written into it
 _KNOWN_CHANNELS = {
     64: "FLUX.1-Kontext-dev or FLUX.1-dev",
     128: "FLUX.1-Depth-dev or FLUX.1-Canny-dev",
@@ -44,8 +43,6 @@ def check_transformer(header: GgufHeader, config: Path, expects: Expects) -> Non
         _refuse(header, "it has no img_in.weight or x_embedder.weight, so it is no FLUX model")
     _check_image_input(header, tensors[naming.image_input], sizes)
     _check_tensors(header, tensors, expected_shapes(sizes, naming))
-    if naming is Naming.ORIGINAL and sizes.inner != ORIGINAL_WIDTH:
-        _refuse(header, f"original names need a width of {ORIGINAL_WIDTH}, not {sizes.inner}")
 
 
 def read_sizes(config: Path) -> FluxSizes:
@@ -129,9 +126,9 @@ def _check_tensors(
             _refuse(header, f"tensor {name!r} has shape {found.shape}, expected {shape}")
         if found.type.name not in DRAWABLE:
             _refuse(header, f"tensor {name!r} is stored as {found.type.name}, which is not drawn")
-        # diffusers dequantises matrices only: a packed vector breaks the first forward
-        if len(shape) == 1 and found.type.name not in ("F32", "F16"):
-            _refuse(header, f"vector {name!r} is stored as {found.type.name}, not F32 or F16")
+        # only linear layers unpack: a packed vector would break the first forward
+        if len(shape) == 1 and found.type.name not in _PLAIN:
+            _refuse(header, f"vector {name!r} is stored as {found.type.name}, which is packed")
     for name in tensors:
         if name not in expected:
             _refuse(header, f"tensor {name!r:.80} of shape {tensors[name].shape} is one too many")

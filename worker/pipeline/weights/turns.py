@@ -25,6 +25,7 @@ class Turn:
     """One request for what is left of a range, from `start` on, where the checksum is `crc`."""
 
     number: int
+    file: int
     range: Range
     start: int
     crc: int
@@ -39,6 +40,7 @@ class Turn:
 class State:
     """How far a range has come; `position` and `crc` are those of the bytes in the buffer."""
 
+    file: int
     range: Range
     position: int
     crc: int = 0
