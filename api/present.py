@@ -24,6 +24,7 @@ from shared.assets import Asset
 from shared.jobs import Job
 from shared.scenes import Scene
 from shared.settings import Settings
+from shared.vocabulary import Metrics
 from shared.workers import QueueControl, WorkerRecord
 
 
@@ -44,10 +45,7 @@ def present_job(job: Job, place: Place | None, settings: Settings) -> JobBody:
         progress=_progress(job),
         images=present_images(job),
         error=_error(job),
-        metrics=MetricsBody(
-            gpu_seconds=job.metrics.gpu_seconds,
-            stages=None if job.metrics.stages is None else dict(job.metrics.stages),
-        ),
+        metrics=_metrics(job.metrics),
         cost=present_cost(job.metrics.gpu_seconds, settings),
         weights=WeightsBody(label=job.scene.weights.label, sha256=job.scene.weights.sha256),
         batch=_batch(job),
@@ -162,6 +160,18 @@ def _progress(job: Job) -> ProgressBody | None:
     told = job.progress
     fraction = round(told.fraction, 4)
     return ProgressBody(phase=told.phase, step=told.step, steps=told.steps, fraction=fraction)
+
+
+def _metrics(took: Metrics) -> MetricsBody:
+    return MetricsBody(
+        gpu_seconds=took.gpu_seconds,
+        stages=None if took.stages is None else dict(took.stages),
+        steps=took.steps,
+        steps_per_second=took.steps_per_second,
+        resumed_at=took.resumed_at,
+        peak_bytes=took.peak_bytes,
+        remembered=took.remembered,
+    )
 
 
 def _error(job: Job) -> ErrorBody | None:

@@ -76,10 +76,19 @@ class ErrorBody(Shown):
 
 
 class MetricsBody(Shown):
-    """What a job took, over all of its attempts."""
+    """What a job took: the seconds of all its attempts, and the rest of the last one."""
 
-    gpu_seconds: float
-    stages: dict[str, float] | None
+    gpu_seconds: float = Field(description="Of all attempts together.")
+    stages: dict[str, float] | None = Field(description="Seconds by phase, and image_encoding.")
+    steps: int | None = Field(description="Denoising steps computed, over all images.")
+    steps_per_second: float | None
+    resumed_at: int | None = Field(
+        description="Steps that an earlier attempt had done and that were not done again."
+    )
+    peak_bytes: int | None = Field(description="Of the device's memory; null on a CPU.")
+    remembered: int | None = Field(
+        description="How many of the prompt and the references were not encoded again."
+    )
 
 
 class CostBody(Shown):

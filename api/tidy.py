@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from api.alone import alone
+from shared.artifact_names import image_name, latents_name
 from shared.assets import Asset
 from shared.batches import accepted_take
 from shared.errors import JobNotFound, SceneNotFound
@@ -33,7 +34,9 @@ def leftovers(job: Job) -> Iterator[str]:
         if job.deleted_at is None and attempt == job.images_attempt:
             continue
         for index in range(job.scene.count):
-            yield f"jobs/{job.id}/a{attempt}/{index}.{job.scene.format}"
+            yield image_name(job.id, attempt, index, job.scene.format)
+    for latents in job.latents:  # of the committed attempt, too: nobody goes on from them
+        yield latents_name(job.id, latents.attempt, latents.step)
 
 
 def retire(backends: Backends, *, now: datetime, retention: timedelta, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""Which names are safe for artifacts: as files, as objects of a bucket and in links."""
+"""How artifacts are named, and which names are safe: as files, as objects and in links."""
 
 import re
 
@@ -7,6 +7,16 @@ from shared.errors import ArtifactError
 LONGEST_NAME = 500
 # A leading dot is ours: temporary files have one, so no artifact can be taken for one.
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,149}")
+
+
+def image_name(job: str, attempt: int, index: int, ending: str) -> str:
+    """Name an image that an attempt draws; no other attempt ever writes there."""
+    return f"jobs/{job}/a{attempt}/{index}.{ending}"
+
+
+def latents_name(job: str, attempt: int, step: int) -> str:
+    """Name the latents that an attempt has after a step; no other attempt ever writes there."""
+    return f"jobs/{job}/a{attempt}/latents-{step}"
 
 
 def parts_of(name: str) -> list[str]:

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from shared.checkpoints import KEPT_AFTER, announced, why_refused
 from shared.errors import CancelWished, JobActive, JobFinal, JobNotDue, LeaseHeld, LeaseLost
 from shared.scenes import Scene
 from shared.vocabulary import (
+    Checkpoint,
     DrawnImage,
     ErrorCode,
     Event,
     Failure,
+    Latents,
     Lease,
     Metrics,
     Moment,
@@ -72,6 +75,8 @@ class Job:
     claimed_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress | None = None
+    checkpoint: Checkpoint | None = None
+    latents: tuple[Latents, ...] = ()  # all that may be stored, so that clean-up can name them
     images: tuple[DrawnImage, ...] = ()
     images_attempt: int | None = None
     error: Failure | None = None
@@ -154,11 +159,41 @@ def claim(job: Job, now: datetime, *, holder: str, terms: Terms) -> Job:
     return _started(lost, now, Event.STOLEN, holder=holder, terms=terms)
 
 
-def renew(job: Job, now: datetime, *, lease: Lease, progress: Progress | None, terms: Terms) -> Job:
-    """T4: go on holding the lease, and tell how far the drawing is. Raises LeaseLost."""
+def renew(
+    job: Job,
+    now: datetime,
+    *,
+    lease: Lease,
+    progress: Progress | None,
+    terms: Terms,
+    checkpoint: Checkpoint | None = None,
+) -> Job:
+    """T4: go on holding the lease, and tell how far the drawing is and was saved.
+
+    A checkpoint that is refused leaves the one that there is. Raises LeaseLost.
+    """
     held = _held(job, lease)
     renewed = replace(held, expires_at=now + terms.lease)
-    return replace(job, lease=renewed, progress=progress or job.progress)
+    told = replace(job, lease=renewed, progress=progress or job.progress)
+    return _saved(told, checkpoint)
+
+
+def announce(job: Job, now: datetime, *, lease: Lease, step: int) -> Job:
+    """T4, before latents are stored: note them, so that clean-up finds them whatever comes next.
+
+    Raises LeaseLost, CancelWished or CheckpointsSpent: then store nothing.
+    """
+    _held(job, lease)
+    if job.cancel_requested_at:
+        raise CancelWished(f"{job.id} is about to be canceled")
+    known = announced(job.latents, Latents(attempt=lease.token, step=step))
+    return job if known is job.latents else replace(job, latents=known)
+
+
+def forget_checkpoint(job: Job, now: datetime, *, lease: Lease) -> Job:
+    """T4, when a checkpoint cannot be used: the drawing begins again. Raises LeaseLost."""
+    _held(job, lease)
+    return replace(job, checkpoint=None) if job.checkpoint else job
 
 
 def succeed(
@@ -196,7 +231,10 @@ def fail(
     `jitter` is -1 to 1: it spreads the retries of jobs that failed together. Raises LeaseLost.
     """
     _held(job, lease)
-    tried = replace(job, failures=job.failures + 1, metrics=_added(job.metrics, metrics))
+    tried = replace(
+        job, failures=job.failures + 1, metrics=_added(job.metrics, metrics),
+        checkpoint=job.checkpoint if error.code in KEPT_AFTER else None,
+    )  # fmt: skip
     if not error.retryable or tried.failures >= terms.failures:
         return _failed(tried, now, error, terms=terms)
     pause = RETRY_BACKOFF[min(job.failures, len(RETRY_BACKOFF) - 1)] * (1 + RETRY_JITTER * jitter)
@@ -204,10 +242,19 @@ def fail(
     return _requeued(waiting, now, Event.RETRIED, due=now + pause, terms=terms)
 
 
-def release(job: Job, now: datetime, *, lease: Lease, metrics: Metrics, terms: Terms) -> Job:
+def release(
+    job: Job,
+    now: datetime,
+    *,
+    lease: Lease,
+    metrics: Metrics,
+    terms: Terms,
+    checkpoint: Checkpoint | None = None,
+) -> Job:
     """T8: give the job back because this worker must stop; that is not the job's fault."""
     _held(job, lease)
-    freed = replace(job, interruptions=job.interruptions + 1, metrics=_added(job.metrics, metrics))
+    used = replace(job, interruptions=job.interruptions + 1, metrics=_added(job.metrics, metrics))
+    freed = _saved(used, checkpoint)
     if freed.interruptions > terms.interruptions:
         often = f"interrupted {freed.interruptions} times; retry it when the workers are steady"
         error = Failure(code=ErrorCode.INTERRUPTED_TOO_OFTEN, message=often)
@@ -269,7 +316,9 @@ def finish_cleanup(job: Job, now: datetime) -> Job:
     if not job.deleted_at:
         return replace(job, cleanup_due=None)
     emptied = replace(job.scene, prompt="", references=())
-    return replace(job, cleanup_due=None, scene=emptied, images=(), metadata={}, error=None)
+    return replace(
+        job, cleanup_due=None, scene=emptied, images=(), latents=(), metadata={}, error=None
+    )
 
 
 def keep_until(job: Job, now: datetime, *, expire_at: datetime) -> Job:
@@ -295,6 +344,20 @@ def _held(job: Job, lease: Lease) -> Lease:
     if job.status is not Status.RUNNING or not mine:
         raise LeaseLost(f"{job.id}: attempt {lease.token} no longer has the lease")
     return lease
+
+
+def _saved(job: Job, new: Checkpoint | None) -> Job:
+    """Take a checkpoint of this attempt, if it was announced and nothing speaks against it."""
+    if new is None or Latents(attempt=job.attempt, step=new.step) not in job.latents:
+        return job
+    refused = why_refused(
+        new,
+        present=job.checkpoint,
+        recipe=job.recipe,
+        attempt=job.attempt,
+        steps=job.scene.all_steps,
+    )
+    return job if refused or new.attempt != job.attempt else replace(job, checkpoint=new)
 
 
 def _started(job: Job, now: datetime, event: Event, *, holder: str, terms: Terms) -> Job:
@@ -323,8 +386,8 @@ def _failed(job: Job, now: datetime, error: Failure, *, terms: Terms) -> Job:
 def _ended(job: Job, now: datetime, status: Status, event: Event, *, terms: Terms) -> Job:
     leftovers = job.attempt - (1 if status is Status.SUCCEEDED else 0)
     ended = replace(
-        job, status=status, lease=None, finished_at=now,
-        cleanup_due=now + terms.cleanup_after if leftovers else None,
+        job, status=status, lease=None, finished_at=now, checkpoint=None,
+        cleanup_due=now + terms.cleanup_after if leftovers or job.latents else None,
     )  # fmt: skip
     return _told(ended, now, event)
 

@@ -60,6 +60,11 @@ class Scene:
         return tuple((self.seed + i) % 2**32 for i in range(self.count))
 
     @property
+    def all_steps(self) -> int:
+        """How many denoising steps its images take, all of them."""
+        return self.steps * self.count
+
+    @property
     def megapixel_steps(self) -> float:
         """How much work the drawing is, in denoising steps of one million pixels."""
         return self.width * self.height * self.steps * self.count / 1e6

@@ -98,6 +98,25 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Latents:
+    """A drawing as it stood after a step, which an attempt stored or was about to store."""
+
+    attempt: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Stored latents that the next attempt goes on from; `step` counts those of all images."""
+
+    artifact: str
+    generation: int
+    attempt: int
+    step: int
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnImage:
     """One stored result, found by name and generation."""
 
@@ -130,7 +149,16 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What a job took: seconds of a device over all attempts, and the last attempt's stages."""
+    """What a job took: seconds of a device over all attempts, and the rest of the last attempt.
+
+    `steps` were denoised by it and `resumed_at` before it; `peak_bytes` is of the device's memory,
+    `remembered` how many of the prompt and the references were not encoded again.
+    """
 
     gpu_seconds: float = 0.0
     stages: Mapping[str, float] | None = None
+    steps: int | None = None
+    steps_per_second: float | None = None
+    resumed_at: int | None = None
+    peak_bytes: int | None = None
+    remembered: int | None = None

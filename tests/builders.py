@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any
 
+from shared.artifact_names import latents_name
 from shared.assets import Asset, asset_id
 from shared.batches import Batch, BatchScene, take_id
 from shared.jobs import Job, Terms
 from shared.ports import Answer, IdempotencyRecord
 from shared.scenes import Reference, Scene, Weights, recipe_of
-from shared.vocabulary import DrawnImage, Lease, Status
+from shared.vocabulary import Checkpoint, DrawnImage, Latents, Lease, Status
 from shared.workers import WorkerRecord, WorkerState
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -112,6 +113,25 @@ def a_job(**what_matters: Any) -> Job:
     elif status.final:
         given |= {"attempt": 1, "claimed_at": NOW, "finished_at": NOW}
     return Job(scene=scene, **given | what_matters)
+
+
+def a_checkpoint(job: Job, step: int = 2, **what_matters: Any) -> Checkpoint:
+    """A checkpoint of a job's present attempt."""
+    attempt = what_matters.get("attempt", job.attempt)
+    given: dict[str, Any] = {
+        "artifact": latents_name(job.id, attempt, step),
+        "generation": 1,
+        "attempt": job.attempt,
+        "step": step,
+        "recipe": job.recipe,
+    }
+    return Checkpoint(**given | what_matters)
+
+
+def saved_at(job: Job, step: int = 2) -> Job:
+    """The same job with a checkpoint of its present attempt."""
+    latents = (*job.latents, Latents(attempt=job.attempt, step=step))
+    return replace(job, checkpoint=a_checkpoint(job, step), latents=latents)
 
 
 def an_image(job: Job | None = None, index: int = 0, **what_matters: Any) -> DrawnImage:

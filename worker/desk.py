@@ -1,25 +1,31 @@
-"""The desk: one drawing at a time in this process, and after each the next job in turn."""
+"""The desk: one call of the pipeline at a time, and after each the next jobs in turn."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from shared.errors import JobError, JobNotFound, StoreUnavailable
-from shared.jobs import Job, claim, release
-from shared.turns import PER_TENANT, after_serving, next_in_turn
-from shared.vocabulary import Metrics, Status
-from worker.run_job import Workplace, run_job
+from shared.jobs import Job, claim
+from shared.turns import PER_TENANT, after_serving, in_turn, next_together
+from shared.vocabulary import Status
+from worker.drawing import Ahead, Drawn
+from worker.hands import Hand, Hands
+from worker.run_job import Attempt
+from worker.stored import read_reference
+from worker.together import draw_together
+from worker.workplace import Workplace
 
 log = logging.getLogger(__name__)
 
 LOCK_PATIENCE = 30.0  # seconds that a push waits for the desk before it is answered
 RATE_MEMORY = 0.7  # weight of the past in the running estimate of a step's time
+AHEAD = 8  # jobs; as many prompts as the pipeline encodes at once
 
 
 class Desk:
-    """Holds the drawing lock of this process, and knows what is being drawn."""
+    """Holds the drawing lock of this process, and all jobs that it has in hand."""
 
     def __init__(
         self,
@@ -29,129 +35,127 @@ class Desk:
         changed: Callable[[Job | None, float | None], None],
         window: float | None = None,
     ) -> None:
-        """Take a reason not to claim from `held`; tell `changed` which job is on the desk.
+        """Take a reason not to claim from `held`; tell `changed` which job this worker is about.
 
         `window` is how many seconds one call may go on claiming; none means no end.
         """
-        self._at, self._held, self._changed, self._window = at, held, changed, window
+        self._at, self._held, self._window = at, held, window
+        self.hands = Hands(lambda job: changed(job, self._rate))
         self._lock = threading.Lock()
-        self._cleared = threading.Condition()
-        self._current: Job | None = None
         self._last: Job | None = None
-        self._served: list[str] = []
+        self._served: Sequence[str] = ()
         self._rate: float | None = None
-
-    @property
-    def drawing(self) -> str | None:
-        """The id of the job on the desk."""
-        current = self._current
-        return current.id if current else None
+        self._draws = 0
 
     def draw_due(self, *, patience: float = LOCK_PATIENCE) -> bool:
         """Draw due jobs in turn until none is left, time is up or this worker must stop.
 
-        Returns False when another call kept the desk for `patience` seconds. Raises
-        StoreUnavailable only if nothing was claimed.
+        Returns once all that it drew is committed; False when another call kept the desk for
+        `patience` seconds. Raises StoreUnavailable only if nothing was claimed.
         """
+        mine: set[str] = set()
         if not self._lock.acquire(timeout=patience):
             return False
         try:
-            self._draw_in_turn(time.monotonic())
+            self._draw_in_turn(mine)
         finally:
             self._lock.release()
+            self.hands.wait_until_let_go(mine)
         return True
 
-    def wait_until_cleared(self, job: str) -> None:
-        """Wait while this job is on the desk."""
-        with self._cleared:
-            self._cleared.wait_for(lambda: self.drawing != job)
-
-    def wait_until_free(self, patience: float) -> bool:
-        """Wait at most `patience` seconds for the drawing to end; say whether it did."""
-        with self._cleared:
-            return self._cleared.wait_for(lambda: self._current is None, timeout=max(0, patience))
-
-    def give_back(self) -> None:
-        """T8: put the job on the desk back into the queue, without waiting for its step to end."""
-        job = self._current
-        if job is None or job.lease is None:
-            return
-        back = partial(release, lease=job.lease, metrics=Metrics(), terms=self._at.terms)
-        try:
-            self._at.jobs.update(job.id, back)
-        except (JobError, StoreUnavailable) as error:
-            log.warning("not given back", extra={"job_id": job.id, "reason": str(error)})
-        else:
-            log.info("given back", extra={"job_id": job.id, "attempt": job.attempt})
-
-    def _draw_in_turn(self, began: float) -> None:
-        refused: set[str] = set()
-        drawn = 0
+    def _draw_in_turn(self, mine: set[str]) -> None:
+        began, refused = time.monotonic(), set[str]()
         while not self._at.stopping.is_set() and self._held() is None:
+            self.hands.wait_for_room()
             try:
-                job = self._next(refused)
-                if job is None or not self._fits(job, began, first=not drawn):
+                due = [job for job in self._due() if job.id not in refused]
+                chosen = self._fitting(self._next(due), began, first=not mine)
+                if not chosen:
                     return
-                claimed = self._claim(job)
+                claimed = self._claim(chosen, refused)
             except StoreUnavailable:
-                if not drawn:
+                if not mine:
                     raise
                 return
+            if claimed:
+                mine |= {hand.job.id for hand in claimed}
+                self._draw(claimed, [job for job in due if job not in chosen])
+
+    def _due(self) -> list[Job]:
+        return self._at.jobs.claimable(per_tenant=PER_TENANT)
+
+    def _next(self, due: Sequence[Job]) -> list[Job]:
+        together = self._at.pipeline.together
+        return next_together(due, images=together, served=self._served, last=self._last)
+
+    def _fitting(self, chosen: Sequence[Job], began: float, *, first: bool) -> list[Job]:
+        """Leave out what there is no time for; one that never fits is drawn when it comes first."""
+        if self._window is None:
+            return list(chosen)
+        fitting, until = list[Job](), time.monotonic() - began
+        for job in chosen:
+            until += (self._rate or 0.0) * job.scene.megapixel_steps
+            if until >= self._window and not (first and not fitting):
+                break
+            fitting.append(job)
+        return fitting
+
+    def _claim(self, chosen: Sequence[Job], refused: set[str]) -> list[Hand]:
+        """Claim those that are still due, and note who is not; raises StoreUnavailable."""
+        self._draws += 1
+        hands: list[Hand] = []
+        for job in chosen:
+            try:
+                claimed = claim_job(job, self._at)
+            except StoreUnavailable:
+                if not hands:
+                    raise
+                break
             if claimed is None:
                 refused.add(job.id)
-                continue
-            self._draw(claimed)
-            drawn += 1
+            else:
+                hands.append(self.hands.take(Attempt(claimed, self._at), draw=self._draws))
+        return hands
 
-    def _next(self, refused: set[str]) -> Job | None:
-        due = self._at.jobs.claimable(per_tenant=PER_TENANT)
-        possible = [job for job in due if job.id not in refused]
-        return next_in_turn(possible, served=self._served, last=self._last)
-
-    def _fits(self, job: Job, began: float, *, first: bool) -> bool:
-        """Whether there is time for it; one that never fits is drawn when it comes first."""
-        if self._window is None or first:
-            return True
-        estimate = (self._rate or 0.0) * job.scene.megapixel_steps
-        return time.monotonic() - began + estimate < self._window
-
-    def _claim(self, job: Job) -> Job | None:
-        holder, terms = self._at.holder, self._at.terms
-        try:
-            claimed = self._at.jobs.update(job.id, partial(claim, holder=holder, terms=terms))
-        except (JobError, JobNotFound) as error:
-            log.info("not claimed", extra={"job_id": job.id, "reason": str(error)})
-            return None
-        except StoreUnavailable:
-            # The claim may have been written all the same: then the lease is ours to use.
-            claimed = self._at.jobs.get(job.id)
-            if claimed.attempt == job.attempt or not claimed.lease:
-                raise
-        mine = claimed.status is Status.RUNNING and claimed.lease is not None
-        if not mine or claimed.lease is None or claimed.lease.holder != holder:
-            log.info("not claimed", extra={"job_id": job.id, "reason": f"it is {claimed.status}"})
-            return None
-        log.info("claimed", extra={"job_id": claimed.id, "attempt": claimed.attempt})
-        return claimed
-
-    def _draw(self, job: Job) -> None:
-        self._place(job)
+    def _draw(self, hands: Sequence[Hand], others: Sequence[Job]) -> None:
+        for hand in hands:
+            self._served = after_serving(self._served, hand.job.tenant)
+            self._last = hand.job
         began = time.monotonic()
-        try:
-            ended = run_job(job, self._at)
-        finally:
-            self._place(None)
-        self._served = after_serving(self._served, job.tenant)
-        self._last = job
-        if ended is not None and ended.status is Status.SUCCEEDED:
-            self._learn((time.monotonic() - began) / job.scene.megapixel_steps)
+        outcomes = draw_together(hands, self._at.pipeline, ahead=self._ahead(others))
+        # One that went on from latents took less than its scene would tell, and so did one stopped.
+        if all(isinstance(each, Drawn) and not each.resumed_at for each in outcomes):
+            work = sum(hand.job.scene.megapixel_steps for hand in hands)
+            self._learn((time.monotonic() - began) / work)
+
+    def _ahead(self, others: Sequence[Job]) -> list[Ahead]:
+        """Tell what comes next, as far as one can say now; nobody claims it by that."""
+        at = self._at
+        ours = [job for job in others if job.scene.weights == at.pipeline.weights]
+        coming = in_turn(ours, AHEAD, served=self._served, last=self._last)
+        read = partial(read_reference, artifacts=at.artifacts)
+        return [Ahead(scene=job.scene, read=read) for job in coming]
 
     def _learn(self, rate: float) -> None:
         known = self._rate
         self._rate = rate if known is None else RATE_MEMORY * known + (1 - RATE_MEMORY) * rate
 
-    def _place(self, job: Job | None) -> None:
-        with self._cleared:
-            self._current = job
-            self._cleared.notify_all()
-        self._changed(job, self._rate)
+
+def claim_job(job: Job, at: Workplace) -> Job | None:
+    """Claim a due job; None if somebody else has it by now."""
+    try:
+        claimed = at.jobs.update(job.id, partial(claim, holder=at.holder, terms=at.terms))
+    except (JobError, JobNotFound) as error:
+        log.info("not claimed", extra={"job_id": job.id, "reason": str(error)})
+        return None
+    except StoreUnavailable:
+        # The claim may have been written all the same: then the lease is ours to use.
+        claimed = at.jobs.get(job.id)
+        if claimed.attempt == job.attempt or not claimed.lease:
+            raise
+    mine = claimed.status is Status.RUNNING and claimed.lease is not None
+    if not mine or claimed.lease is None or claimed.lease.holder != at.holder:
+        log.info("not claimed", extra={"job_id": job.id, "reason": f"it is {claimed.status}"})
+        return None
+    log.info("claimed", extra={"job_id": claimed.id, "attempt": claimed.attempt})
+    return claimed

@@ -16,7 +16,8 @@ from typing import Self
 from shared.errors import JobError, JobNotFound, LeaseLost, StoreUnavailable
 from shared.jobs import Job, Terms, renew
 from shared.ports import JobStore
-from shared.vocabulary import Lease, Phase, Progress
+from shared.vocabulary import Checkpoint, Lease, Phase, Progress
+from worker.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,18 @@ class WorkerStopping(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often to write, and when an advance is overdue; all in seconds."""
+    """How often to write, and when an advance is overdue; in seconds but for the steps."""
 
     heartbeat: float
     progress: float  # the least time between two writes of progress
     step_timeout: float
+    save_seconds: float = 0.0  # between two checkpoints; 0: not by time
+    save_steps: int = 0  # between two checkpoints; 0: not by steps
+
+    @property
+    def saves(self) -> bool:
+        """Whether there are checkpoints at all."""
+        return self.save_seconds > 0 or self.save_steps > 0
 
 
 class Heartbeat:
@@ -60,11 +68,13 @@ class Heartbeat:
         self._jobs, self._terms, self._pace = jobs, terms, pace
         self._stopping, self._hung = stopping, hung
         self._progress: Progress | None = None
-        self._written: Progress | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._written: tuple[Progress | None, Checkpoint | None] = (None, None)
         self._reason: Exception | None = None
         self._done = threading.Event()
-        self._began = self._advanced_at = self._renewed_at = self._read_at = time.monotonic()
-        self._phase_began: dict[Phase, float] = {}
+        self._began = self._advanced_at = time.monotonic()
+        self._renewed_at = self._tried_at = self._read_at = self._began
+        self._stopwatch = Stopwatch()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat {job.id}", daemon=True)
 
     @property
@@ -85,24 +95,32 @@ class Heartbeat:
     def advance(self, phase: Phase, step: int, steps: int) -> None:
         """Note that the drawing got this far; raises what its thread has learned meanwhile.
 
-        Raises LeaseLost, CancelHeard or WorkerStopping: then stop at once.
+        Raises LeaseLost, CancelHeard or WorkerStopping: then stop at once. Images that have only
+        to be stored are stored, also when this worker must stop.
         """
         self._advanced_at = time.monotonic()
-        self._phase_began.setdefault(phase, self._advanced_at)
+        self._stopwatch.enter(phase.value)
         self._progress = Progress(phase=phase, step=step, steps=steps)
         if self._reason:
             raise self._reason
-        if self._stopping.is_set():
+        if self._stopping.is_set() and phase is not Phase.UPLOADING:
             raise WorkerStopping(f"{self._id}: this worker must stop")
 
+    def alive(self) -> None:
+        """Note that the device works, if not on this drawing: nothing hangs."""
+        self._advanced_at = time.monotonic()
+
+    def keep(self, checkpoint: Checkpoint | None) -> None:
+        """Write this checkpoint into the job with the next renewal; None takes it back."""
+        self._checkpoint = checkpoint
+
+    def enter(self, stage: str) -> None:
+        """Count seconds for a stage that is no phase, until the next advance."""
+        self._stopwatch.enter(stage)
+
     def stages(self) -> dict[str, float]:
-        """Tell how many seconds each phase so far has taken."""
-        marks = [*sorted(self._phase_began.items(), key=lambda mark: mark[1])]
-        ends = [began for _, began in marks[1:]] + [time.monotonic()]
-        return {
-            phase.value: round(end - began, 4)
-            for (phase, began), end in zip(marks, ends, strict=True)
-        }
+        """Tell how many seconds each phase and stage so far has taken."""
+        return self._stopwatch.seconds()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -127,7 +145,8 @@ class Heartbeat:
 
     def _listen(self) -> None:
         now = time.monotonic()
-        told = self._progress != self._written and now - self._read_at >= self._pace.progress
+        news = (self._progress, self._checkpoint) != self._written
+        told = news and now - self._tried_at >= self._pace.progress
         try:
             if told or now - self._renewed_at >= self._pace.heartbeat:
                 self._renew()
@@ -141,10 +160,13 @@ class Heartbeat:
                 self._reason = LeaseLost(f"{self._id}: the store was away for a whole lease")
 
     def _renew(self) -> None:
-        began, progress = time.monotonic(), self._progress
-        keep = partial(renew, lease=self._lease, progress=progress, terms=self._terms)
+        began = self._tried_at = time.monotonic()
+        progress, checkpoint = self._progress, self._checkpoint
+        keep = partial(
+            renew, lease=self._lease, progress=progress, checkpoint=checkpoint, terms=self._terms
+        )
         job = self._jobs.update(self._id, keep)
-        self._renewed_at, self._written = began, progress
+        self._renewed_at, self._written = began, (progress, checkpoint)
         self._heard(job)
 
     def _heard(self, job: Job) -> None:

@@ -19,14 +19,18 @@ from shared.program import begin
 from shared.requirements import require_worker
 from shared.settings import Backend, Settings
 from shared.signals import EndWishes
+from shared.stages import age
 from shared.wiring import Backends, open_backends, push_identity
 from shared.workers import WorkerRecord, WorkerState
 from worker.app import Health, create_app
 from worker.desk import Desk
+from worker.drawing import Pipeline
 from worker.heartbeat import Pace
+from worker.measures import Measures
+from worker.pipeline.weights.fetching import Fetching
 from worker.presence import Presence
 from worker.push import PushAnswer, answer_push
-from worker.run_job import Pipeline, Workplace
+from worker.workplace import Workplace
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +48,10 @@ READY_PATIENCE = 30.0  # seconds that a push waits for the weights
 class Worker:
     """One process that draws, from its start to its orderly end."""
 
-    def __init__(self, settings: Settings, backends: Backends) -> None:
-        self._settings, self._backends = settings, backends
+    def __init__(self, settings: Settings, backends: Backends, fetching: Fetching) -> None:
+        self._settings, self._backends, self._fetching = settings, backends, fetching
         self._registry = CollectorRegistry()
+        self._measures = Measures(self._registry)
         self._poison = Counter("illo_poison", "Messages nobody can read", registry=self._registry)
         self._stopping, self._ready, self._ended = (threading.Event() for _ in range(3))
         self._ill: str | None = None
@@ -129,13 +134,17 @@ class Worker:
 
         self._in_background(watch)
         stage("importing", 0.0)
+        began = time.monotonic()
         from worker.pipeline.kontext import Kontext
         from worker.pipeline.residency import Residency
 
+        log.info("imported", extra={"seconds": round(time.monotonic() - began, 3)})
         return Kontext(
-            self._settings.weights_directory,
+            self._fetching,
             residency=Residency(self._settings.residency),
             threads=self._settings.pipeline_threads,
+            together=self._settings.together,
+            max_pixels=self._settings.max_pixels,
             on_stage=stage,
         )
 
@@ -151,10 +160,13 @@ class Worker:
                 heartbeat=settings.heartbeat_seconds,
                 progress=PROGRESS_EVERY[settings.backend],
                 step_timeout=settings.step_timeout_seconds,
+                save_seconds=settings.checkpoint_seconds,
+                save_steps=settings.checkpoint_steps,
             ),
             stopping=self._stopping,
             hung=self._give_up,
             illo_version=version("illo"),
+            measures=self._measures,
         )
         self._desk = Desk(
             workplace,
@@ -193,13 +205,11 @@ class Worker:
         )
 
     def _give_back(self) -> None:
-        """Give the step a moment to end by itself, then give the job back and go."""
+        """Give the step a moment to end by itself, then give its jobs back and go."""
         began = time.monotonic()
-        desk = self._desk
         self._presence.tell(state=WorkerState.DRAINING)
-        if desk and desk.drawing and not desk.wait_until_free(STEP_GRACE):
-            desk.give_back()
-            desk.wait_until_free(LAST_MOMENT - (time.monotonic() - began))
+        if self._desk:
+            self._desk.hands.drain(step=STEP_GRACE, last_moment=LAST_MOMENT)
         self._ended.set()
         self._presence.tell(state=WorkerState.STOPPED, job=None)
         log.info("stopped", extra={"seconds": round(time.monotonic() - began, 2)})
@@ -225,7 +235,18 @@ class Worker:
 def main() -> None:
     """Run a worker by the environment's settings."""
     settings = begin(require_worker)
-    status = Worker(settings, open_backends(settings)).run()
+    log.info("started", extra={"seconds": round(age(), 3)})
+    fetching = _fetch(settings)
+    status = Worker(settings, open_backends(settings), fetching).run()
     # Daemon threads may still be inside a step or a request: nothing of theirs is awaited.
     logging.shutdown()
     os._exit(status)
+
+
+def _fetch(settings: Settings) -> Fetching:
+    """Begin to fetch before anything else: the link is idle while torch is imported."""
+    return Fetching(
+        str(settings.weights_bucket or settings.weights_directory),
+        endpoint=settings.storage_emulator,
+        connections=settings.fetch_connections,
+    )

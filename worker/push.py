@@ -33,8 +33,8 @@ def answer_push(
         if job.status.final:
             return PushAnswer.DONE
         if job.status is Status.RUNNING and job.lease and job.lease.holder == holder:
-            # Held open, so that this instance does not look idle while it draws.
-            desk.wait_until_cleared(job.id)
+            # Held open, so that this instance does not look idle while it draws or finishes.
+            desk.hands.wait_until_let_go({job.id})
             return PushAnswer.DONE
         desk.draw_due()
     except BadEnvelope as error:

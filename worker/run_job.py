@@ -3,33 +3,21 @@
 import logging
 import random
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from traceback import extract_tb
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from shared.errors import (
-    ArtifactDamaged,
-    ArtifactError,
-    ArtifactNotFound,
-    ArtifactStoreUnavailable,
-    BlankImage,
-    InvalidReference,
-    JobError,
-    LeaseLost,
-    OutOfMemory,
-    ReferenceDamaged,
-    StoreUnavailable,
-    WeightsChanged,
-)
-from shared.jobs import Job, Terms, fail, grant_cancel, release, succeed
-from shared.ports import ArtifactStore, JobChange, JobStore
-from shared.scenes import Reference, Scene, Weights
-from shared.vocabulary import DrawnImage, ErrorCode, Failure, Metrics, Phase
-from worker.heartbeat import CancelHeard, Heartbeat, Pace, WorkerStopping
-from worker.images import ImageRecipe, decode_reference, encode_image
+from shared.errors import JobError, LeaseLost, StoreUnavailable
+from shared.jobs import Job, fail, grant_cancel, release, succeed
+from shared.ports import JobChange
+from shared.vocabulary import Checkpoint, DrawnImage, Phase
+from worker.course import Course
+from worker.drawing import Drawing, Drawn
+from worker.heartbeat import CancelHeard, WorkerStopping
+from worker.outcomes import commit, failure_of, names
+from worker.stored import encode_drawn, store_image
+from worker.workplace import Workplace
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,48 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-COMMIT_RETRIES = tuple(0.1 * 2**i for i in range(10))  # seconds between tries; then a lease is over
-UPLOAD_RETRIES = (0.2, 1.0, 3.0)
-
-# The first class that fits names the error. Retryable: another try may end otherwise.
-FAILURES: tuple[tuple[type[Exception], ErrorCode, bool], ...] = (
-    (ReferenceDamaged, ErrorCode.REFERENCE_DAMAGED, False),
-    (InvalidReference, ErrorCode.INVALID_REFERENCE, False),
-    (WeightsChanged, ErrorCode.WEIGHTS_CHANGED, False),
-    (OutOfMemory, ErrorCode.OUT_OF_MEMORY, False),
-    (BlankImage, ErrorCode.BLANK_IMAGE, True),
-    (ArtifactError, ErrorCode.ARTIFACT_STORE, True),
-)
-
-
-class Pipeline(Protocol):
-    """What draws."""
-
-    weights: Weights
-
-    def generate(
-        self,
-        scene: Scene,
-        references: "Sequence[Image]",
-        *,
-        on_progress: Callable[[Phase, int, int], None],
-    ) -> "list[Image]":
-        """Draw a scene's images; what on_progress raises comes through, and stops it at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workplace:
-    """What a worker draws with, and under which terms."""
-
-    holder: str
-    jobs: JobStore
-    artifacts: ArtifactStore
-    pipeline: Pipeline
-    terms: Terms
-    pace: Pace
-    stopping: threading.Event
-    hung: Callable[[str], None]
-    illo_version: str
+ENCODING_IMAGES = "image_encoding"  # a stage beside the phases
+LAST_SAVE = 3.0  # seconds that the latents of a stopped drawing have to reach the store
+UNDER_WAY = 0.5  # seconds to get the last latents from the device, and as many to store them
 
 
 def run_job(job: Job, at: Workplace) -> Job | None:
@@ -86,137 +35,125 @@ def run_job(job: Job, at: Workplace) -> Job | None:
 
     Never raises for what went wrong with the drawing: that is committed as the job's outcome.
     """
-    beat = Heartbeat(
-        job, jobs=at.jobs, terms=at.terms, pace=at.pace, stopping=at.stopping, hung=at.hung
-    )
-    with beat:
-        try:
-            images = _draw(job, at, beat)
-            end: JobChange = partial(
-                succeed, lease=beat.lease, images=images, metrics=_used(beat), terms=at.terms
-            )
-        except LeaseLost as error:
-            log.warning("lease lost", extra={**_names(job), "reason": str(error)})
+    attempt = Attempt(job, at)
+    return attempt.run(lambda: caught(lambda: at.pipeline.draw([attempt.drawing()])[0]))
+
+
+class Attempt:
+    """One claimed job on its way; a `with` block keeps its lease alive.
+
+    `drawing` says what to draw and `finish` takes what came of it; another thread may finish.
+    """
+
+    def __init__(self, job: Job, at: Workplace) -> None:
+        self.job, self._at, self._course = job, at, Course(job, at)
+
+    def run(self, drawn: Callable[[], Drawn | Exception]) -> Job | None:
+        """Keep it alive until `drawn` says what came of the drawing, then finish it."""
+        with self:
+            return self.finish(drawn())
+
+    def alive(self) -> None:
+        """Note that what it waits for advances."""
+        self._course.beat.alive()
+
+    def drawn_among(self, images: int) -> None:
+        """Note that its images share the device with others; `images` counts all."""
+        self._course.share = self.job.scene.count / images
+
+    def drawing(self) -> Drawing:
+        """Make ready what the pipeline needs; what this raises is an outcome, too."""
+        return self._course.drawing()
+
+    def finish(self, outcome: Drawn | Exception) -> Job | None:
+        """Store the images and commit, or commit why there are none; None if the lease went."""
+        self._course.end()
+        end = self._ending_of(outcome)
+        if end is None:
             return None
-        except CancelHeard:
-            end = partial(grant_cancel, lease=beat.lease, metrics=_used(beat), terms=at.terms)
-        except WorkerStopping:
-            end = partial(release, lease=beat.lease, metrics=_used(beat), terms=at.terms)
-        except Exception as error:  # the one place: a drawing must not take the worker with it
-            end = _failing(job, error, beat, at)
-        return _commit(job, end, at, beat)
+        beat = self._course.beat
+        ended = commit(self.job, end, jobs=self._at.jobs, lease_left=lambda: beat.lease_left)
+        if ended is not None:
+            self._at.measures.attempted(ended)
+        return ended
 
-
-def artifact_name(job: Job, index: int) -> str:
-    """Name an image of a job's present attempt; no other attempt ever writes there."""
-    return f"jobs/{job.id}/a{job.attempt}/{index}.{job.scene.format}"
-
-
-def _draw(job: Job, at: Workplace, beat: Heartbeat) -> tuple[DrawnImage, ...]:
-    beat.advance(Phase.LOADING, 0, job.scene.steps * job.scene.count)
-    if job.scene.weights != at.pipeline.weights:
-        raise WeightsChanged(
-            f"it was submitted for {job.scene.weights.label}, this worker draws with "
-            f"{at.pipeline.weights.label}: submit it again, or reprocess what is stale"
-        )
-    references = [_reference(reference, at.artifacts) for reference in job.scene.references]
-    images = at.pipeline.generate(job.scene, references, on_progress=beat.advance)
-    steps = job.scene.steps * job.scene.count
-    beat.advance(Phase.UPLOADING, steps, steps)
-    return tuple(_upload(job, index, image, at, beat) for index, image in enumerate(images))
-
-
-def _reference(reference: Reference, artifacts: ArtifactStore) -> "Image":
-    try:
-        content = _patiently(lambda: artifacts.get(reference.artifact, reference.generation))
-    except ArtifactNotFound:
-        raise ReferenceDamaged(f"{reference.asset} was deleted; upload it again") from None
-    except ArtifactDamaged:
-        damaged = f"{reference.asset}: its stored bytes are damaged; upload it again"
-        raise ReferenceDamaged(damaged) from None
-    return decode_reference(content)
-
-
-def _upload(job: Job, index: int, image: "Image", at: Workplace, beat: Heartbeat) -> DrawnImage:
-    scene, seed = job.scene, job.scene.seeds[index]
-    recipe = ImageRecipe(scene=scene, seed=seed, recipe=job.recipe, illo_version=at.illo_version)
-    content = encode_image(image, format=scene.format, recipe=recipe)
-    steps = scene.steps * scene.count
-    beat.advance(Phase.UPLOADING, steps, steps)
-    stored = _patiently(
-        lambda: at.artifacts.put(
-            artifact_name(job, index), content, content_type=scene.format.content_type
-        )
-    )
-    return DrawnImage(
-        artifact=stored.name,
-        generation=stored.generation,
-        sha256=stored.sha256,
-        bytes=stored.bytes,
-        width=image.width,
-        height=image.height,
-        seed=seed,
-    )
-
-
-def _failing(job: Job, error: Exception, beat: Heartbeat, at: Workplace) -> JobChange:
-    code, retryable = _named(error)
-    # An unforeseen error may quote its input, a prompt even: only its kind and its place are told.
-    told = str(error) if code is not ErrorCode.INTERNAL else type(error).__name__
-    frames = [f"{frame.filename}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-    log.error("drawing failed", extra={**_names(job), "code": code, "why": told, "at": frames})
-    return partial(
-        fail,
-        lease=beat.lease,
-        error=Failure(code=code, message=told, retryable=retryable),
-        metrics=_used(beat),
-        jitter=random.uniform(-1, 1),  # noqa: S311 - spreads retries, guards nothing
-        terms=at.terms,
-    )
-
-
-def _named(error: Exception) -> tuple[ErrorCode, bool]:
-    for kind, code, retryable in FAILURES:
-        if isinstance(error, kind):
-            return code, retryable
-    return ErrorCode.INTERNAL, True
-
-
-def _commit(job: Job, end: JobChange, at: Workplace, beat: Heartbeat) -> Job | None:
-    """Write the outcome; a store that is away is asked again until the lease would end."""
-    for pause in (*COMMIT_RETRIES, None):
+    def give_back(self) -> None:
+        """T8 from another thread: with the latents of the last step, and no step is waited for."""
+        # in a thread of its own: the device that should give them may be what hangs
+        saving = threading.Thread(target=self._course.save_last_step, daemon=True)
+        saving.start()
+        saving.join(UNDER_WAY)
+        checkpoint = self._course.saver.settle(UNDER_WAY)
+        self._course.saver.stop()
         try:
-            ended = at.jobs.update(job.id, end)
-        except JobError as error:
-            log.warning("commit refused", extra={**_names(job), "reason": str(error)})
-            return None
-        except StoreUnavailable:
-            if pause is None or beat.lease_left < pause:
-                log.warning("commit given up", extra=_names(job))
-                return None
-            time.sleep(pause)
+            freed = self._at.jobs.update(self.job.id, self._released(checkpoint))
+        except (JobError, StoreUnavailable) as error:
+            log.warning("not given back", extra={**names(self.job), "reason": str(error)})
         else:
-            log.info("ended", extra={**_names(job), "status": ended.status, **_took(ended)})
-            return ended
-    return None
+            log.info("given back", extra=names(self.job))
+            self._at.measures.attempted(freed)
+
+    def __enter__(self) -> Self:
+        self._course.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._course.__exit__(kind, error, trace)
+
+    def _ending_of(self, outcome: Drawn | Exception) -> JobChange | None:
+        """Choose the transition for what came of the drawing; none if the lease went."""
+        if isinstance(outcome, Exception):
+            return self._ending_without_images(outcome)
+        images = caught(partial(self._store, outcome))
+        if isinstance(images, Exception):
+            return self._ending_without_images(images)
+        used = self._course.used(outcome)
+        return partial(succeed, **self._terms, images=images, metrics=used)
+
+    def _ending_without_images(self, why: Exception) -> JobChange | None:
+        if isinstance(why, LeaseLost):
+            log.warning("lease lost", extra={**names(self.job), "reason": str(why)})
+            return None
+        if isinstance(why, WorkerStopping):
+            return self._released(self._course.saver.settle(LAST_SAVE))
+        used = self._course.used(None)
+        if isinstance(why, CancelHeard):
+            return partial(grant_cancel, **self._terms, metrics=used)
+        failure = failure_of(self.job, why)
+        spread = random.uniform(-1, 1)  # noqa: S311 - of retries; guards nothing
+        return partial(fail, **self._terms, error=failure, metrics=used, jitter=spread)
+
+    def _released(self, checkpoint: Checkpoint | None) -> JobChange:
+        used = self._course.used(None)
+        return partial(release, **self._terms, metrics=used, checkpoint=checkpoint)
+
+    def _store(self, drawn: Drawn) -> tuple[DrawnImage, ...]:
+        return tuple(self._store_one(index, image) for index, image in enumerate(drawn.images))
+
+    def _store_one(self, index: int, image: "Image") -> DrawnImage:
+        job, at, beat = self.job, self._at, self._course.beat
+        steps = job.scene.all_steps
+        beat.advance(Phase.UPLOADING, steps, steps)
+        beat.enter(ENCODING_IMAGES)
+        content = encode_drawn(job, index, image, illo_version=at.illo_version)
+        beat.advance(Phase.UPLOADING, steps, steps)
+        stored = store_image(job, index, content, size=image.size, artifacts=at.artifacts)
+        at.measures.image_stored(stored.bytes)
+        return stored
+
+    @property
+    def _terms(self) -> Any:
+        return {"lease": self._course.beat.lease, "terms": self._at.terms}
 
 
-def _patiently(ask: Callable[[], Result]) -> Result:
-    for pause in UPLOAD_RETRIES:
-        try:
-            return ask()
-        except ArtifactStoreUnavailable:
-            time.sleep(pause)
-    return ask()
-
-
-def _used(beat: Heartbeat) -> Metrics:
-    return Metrics(gpu_seconds=beat.seconds, stages=beat.stages())
-
-
-def _took(job: Job) -> dict[str, object]:
-    return {"gpu_seconds": round(job.metrics.gpu_seconds, 3), "stages": job.metrics.stages}
-
-
-def _names(job: Job) -> dict[str, object]:
-    return {"job_id": job.id, "attempt": job.attempt}
+def caught(work: Callable[[], Result]) -> Result | Exception:
+    """Do a work whose error is an outcome."""
+    try:
+        return work()
+    except Exception as error:  # the one place: a drawing must not take the worker with it
+        return error

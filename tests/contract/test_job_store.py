@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from shared.errors import BadCursor, IdempotencyRecorded, JobExists, JobFinal, JobNotFound
-from shared.jobs import Job, delete
+from shared.jobs import Job, announce, delete, renew
 from shared.ports import IdempotencyRecord, JobFilter
-from shared.vocabulary import Status
+from shared.vocabulary import Metrics, Status
 from tests.builders import (
     NOW,
+    TERMS,
     a_batch_scene,
+    a_checkpoint,
     a_job,
     a_record,
     a_reference,
@@ -21,6 +23,7 @@ from tests.builders import (
     an_answer,
     an_image,
     job_id,
+    saved_at,
     sha,
 )
 from tests.contract.conftest import Backend
@@ -47,6 +50,30 @@ def test_a_job_reads_as_it_was_written(backend: Backend) -> None:
     )
     backend.jobs.create([job])
     assert backend.jobs.get(job.id) == job
+
+
+def test_a_checkpoint_and_the_figures_of_a_job_read_as_they_were_written(
+    backend: Backend,
+) -> None:
+    figures = Metrics(
+        gpu_seconds=1.5, stages={"denoising": 1.0}, steps=12, steps_per_second=0.75,
+        resumed_at=16, peak_bytes=2**40, remembered=3,
+    )  # fmt: skip
+    job = replace(saved_at(a_job(status=Status.RUNNING), 3), metrics=figures)
+    backend.jobs.create([job])
+    assert backend.jobs.get(job.id) == job
+    lease = job.lease
+    assert lease is not None
+    new = a_checkpoint(job, 4, generation=2**53)
+
+    def save(job: Job, now: datetime) -> Job:
+        told = announce(job, now, lease=lease, step=4)
+        return renew(told, now, lease=lease, progress=None, checkpoint=new, terms=TERMS)
+
+    saved = backend.jobs.update(job.id, save)
+    assert saved == backend.jobs.get(job.id)
+    assert saved.checkpoint == new
+    assert [latents.step for latents in saved.latents] == [3, 4]
 
 
 def test_a_job_that_was_never_stored_is_not_found(backend: Backend) -> None:

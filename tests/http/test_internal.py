@@ -36,7 +36,7 @@ from worker.app import create_app as create_worker
 from worker.desk import Desk
 from worker.heartbeat import Pace
 from worker.push import answer_push
-from worker.run_job import Workplace
+from worker.workplace import Workplace
 
 pytestmark = pytest.mark.slow
 

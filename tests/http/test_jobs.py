@@ -1,6 +1,6 @@
 """Reading, listing, canceling, retrying and deleting jobs."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 
@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from shared.jobs import renew
-from shared.vocabulary import Phase, Priority, Progress, Status
+from shared.vocabulary import Metrics, Phase, Priority, Progress, Status
 from tests.builders import NOW, TERMS, a_reference, a_scene
 from tests.http.conftest import House, claimed, drawn, pointers
 
@@ -66,6 +66,18 @@ def test_a_finished_job_shows_its_images_and_its_cost(house: House) -> None:
     assert len(answer.data) == image["bytes"]
     assert answer.headers["ETag"] == f'"{image["sha256"]}"'
     assert "immutable" in answer.headers["Cache-Control"]
+
+
+def test_a_job_tells_what_its_last_attempt_took(house: House) -> None:
+    took = Metrics(
+        gpu_seconds=40.0, stages={"denoising": 30.0, "image_encoding": 0.1}, steps=12,
+        steps_per_second=0.4, resumed_at=16, peak_bytes=21_000_000_000, remembered=2,
+    )  # fmt: skip
+    job = house.have(status=Status.SUCCEEDED, metrics=took)
+    told = house.client.get(f"/v1/jobs/{job.id}").json["metrics"]
+    assert told == asdict(took)
+    waiting = house.client.get(f"/v1/jobs/{house.have().id}").json["metrics"]
+    assert waiting == {"gpu_seconds": 0.0} | dict.fromkeys(told.keys() - {"gpu_seconds"})
 
 
 def test_without_a_price_the_cost_is_not_known(house: House) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from shared.errors import InvalidReference, StoreUnavailable
 from shared.pictures import MAX_BYTES, MAX_SCANS, MAX_SEGMENTS, MAX_SIDE, normalise, read_picture
@@ -301,6 +301,14 @@ def test_encoding_twice_gives_the_same_bytes(format_: ImageFormat) -> None:
     drawn = [encode_image(a_picture(), format=format_, recipe=a_recipe()) for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert Image.open(io.BytesIO(drawn[0])).get_format_mimetype() == format_.content_type  # type: ignore[attr-defined]
+
+
+def test_a_png_of_a_picture_with_grain_is_no_larger_than_a_search_makes_it() -> None:
+    shades = Image.radial_gradient("L")
+    grain = [Image.effect_noise(shades.size, 4) for _ in "RGB"]
+    picture = Image.merge("RGB", [ImageChops.add(shades, one, offset=-128) for one in grain])
+    content = encode_image(picture, format=ImageFormat.PNG, recipe=a_recipe())
+    assert len(content) < 1.03 * len(saved(picture, compress_level=4))
 
 
 def test_a_png_keeps_every_pixel() -> None:

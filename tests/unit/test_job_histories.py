@@ -5,19 +5,25 @@ Hypothesis drives the real transitions through a store of one job and holds them
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from api.tidy import leftovers
+from shared.artifact_names import latents_name
+from shared.checkpoints import KEPT_AFTER
 from shared.errors import JobError
 from shared.jobs import (
     Job,
+    announce,
     cancel,
     claim,
     confirm_wake,
     expire,
     fail,
+    forget_checkpoint,
     grant_cancel,
     release,
     renew,
@@ -26,10 +32,12 @@ from shared.jobs import (
     wake,
 )
 from shared.ports import JobChange
-from shared.vocabulary import ErrorCode, Event, Failure, Lease, Metrics, Status
-from tests.builders import NOW, TERMS, a_job, an_image
+from shared.vocabulary import ErrorCode, Event, Failure, Latents, Lease, Metrics, Status
+from tests.builders import NOW, TERMS, a_checkpoint, a_job, an_image, sha
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
+CODES = st.sampled_from([ErrorCode.INTERNAL, ErrorCode.ARTIFACT_STORE, ErrorCode.BLANK_IMAGE])
+STEPS = st.integers(1, 5)  # of a scene of four: the fifth is a mistake
 NOTHING = Metrics()
 
 
@@ -42,6 +50,7 @@ class Histories(RuleBasedStateMachine):
         self.job: Job = a_job()
         self.leases: list[Lease] = []
         self.commits: list[int] = []
+        self.stored: set[Latents] = set()
         self.final: Job | None = None
 
     def update(self, change: JobChange) -> Job | None:
@@ -63,6 +72,18 @@ class Histories(RuleBasedStateMachine):
         assert after.metrics.gpu_seconds >= before.metrics.gpu_seconds
         assert after.scene == before.scene
         assert after.recipe == before.recipe
+        self.check_checkpoint(before, after)
+
+    def check_checkpoint(self, before: Job, after: Job) -> None:
+        was, kept = before.checkpoint, after.checkpoint
+        if kept is None or kept == was:
+            return
+        assert before.lease is not None, "only a holder saves"
+        assert kept.attempt == before.lease.token == before.attempt, "and only its own attempt's"
+        assert Latents(attempt=kept.attempt, step=kept.step) in after.latents, "and tells clean-up"
+        assert kept.recipe == after.recipe
+        assert kept.step <= after.scene.all_steps
+        assert was is None or kept.step >= was.step, "nobody goes back while there is one"
 
     @rule(pause=st.sampled_from([1, 6, 30, 81, 400, 2000, 90_000]))
     def time_passes(self, pause: int) -> None:
@@ -82,6 +103,46 @@ class Histories(RuleBasedStateMachine):
         self.update(lambda job, now: renew(job, now, lease=lease, progress=None, terms=TERMS))
 
     @precondition(lambda self: self.leases)
+    @rule(number=st.sampled_from([-1, -1, -1, 0]), steps=st.lists(STEPS, min_size=1, max_size=3))
+    def somebody_saves(self, number: int, steps: list[int]) -> None:
+        """Save step by step, in whatever order: under the newest lease, or the first."""
+        for step in steps:
+            self.save(self.leases[number], step, told=True)
+
+    @precondition(lambda self: self.leases)
+    @rule(step=STEPS, mistake=st.sampled_from(["nothing told", "recipe", "attempt", "giving"]))
+    def somebody_saves_by_mistake(self, step: int, mistake: str) -> None:
+        newest = self.leases[-1]
+        self.save(
+            newest,
+            step,
+            told=mistake != "nothing told",
+            recipe=sha("another") if mistake == "recipe" else self.job.recipe,
+            attempt=self.leases[0].token if mistake == "attempt" else newest.token,
+            giving=mistake == "giving",
+        )
+
+    def save(self, lease: Lease, step: int, *, told: bool, giving: bool = False, **of: Any) -> None:
+        """Store latents where their name was accepted, as a worker does that then may die."""
+        if told:
+            announced = self.update(lambda job, now: announce(job, now, lease=lease, step=step))
+            if announced is None:
+                return
+            self.stored.add(Latents(attempt=lease.token, step=step))
+        new = a_checkpoint(self.job, step, **{"attempt": lease.token} | of)
+        what: Any = {"lease": lease, "checkpoint": new, "terms": TERMS}
+        if giving:
+            self.update(lambda job, now: release(job, now, metrics=NOTHING, **what))
+        else:
+            self.update(lambda job, now: renew(job, now, progress=None, **what))
+
+    @precondition(lambda self: self.leases)
+    @rule(choice=st.randoms(use_true_random=False))
+    def somebody_cannot_use_the_checkpoint(self, choice: object) -> None:
+        lease = choice.choice(self.leases)  # type: ignore[attr-defined]
+        self.update(lambda job, now: forget_checkpoint(job, now, lease=lease))
+
+    @precondition(lambda self: self.leases)
     @rule(choice=st.randoms(use_true_random=False))
     def somebody_commits(self, choice: object) -> None:
         lease = choice.choice(self.leases)  # type: ignore[attr-defined]
@@ -96,15 +157,18 @@ class Histories(RuleBasedStateMachine):
             self.commits.append(lease.token)
 
     @precondition(lambda self: self.leases)
-    @rule(choice=st.randoms(use_true_random=False), retryable=st.booleans())
-    def somebody_fails(self, choice: object, retryable: bool) -> None:
+    @rule(choice=st.randoms(use_true_random=False), retryable=st.booleans(), code=CODES)
+    def somebody_fails(self, choice: object, retryable: bool, code: ErrorCode) -> None:
         lease = choice.choice(self.leases)  # type: ignore[attr-defined]
-        error = Failure(code=ErrorCode.INTERNAL, message="", retryable=retryable)
-        self.update(
+        error = Failure(code=code, message="", retryable=retryable)
+        had = self.job.checkpoint
+        failed = self.update(
             lambda job, now: fail(
                 job, now, lease=lease, error=error, metrics=NOTHING, jitter=0, terms=TERMS
             )
         )
+        if failed and failed.status is Status.QUEUED:
+            assert failed.checkpoint == (had if code in KEPT_AFTER else None)
 
     @precondition(lambda self: self.leases)
     @rule(choice=st.randoms(use_true_random=False), granting=st.booleans())
@@ -146,6 +210,16 @@ class Histories(RuleBasedStateMachine):
             assert f"/a{self.job.attempt}/" in self.job.images[0].artifact
         else:
             assert not self.job.images
+
+    @invariant()
+    def clean_up_knows_all_latents_that_were_ever_stored(self) -> None:
+        if not hasattr(self, "job"):
+            return
+        named = set(leftovers(self.job))
+        assert {latents_name(self.job.id, each.attempt, each.step) for each in self.stored} <= named
+        if self.job.status.final:
+            assert self.job.checkpoint is None, "nobody goes on from it"
+            assert self.job.cleanup_due or not self.stored
 
     @invariant()
     def a_waiting_job_is_not_wished_away(self) -> None:

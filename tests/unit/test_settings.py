@@ -50,13 +50,15 @@ def test_every_mistake_is_told_at_once_with_its_name() -> None:
         ("ILLO_WORKERS", ["1", "64"], ["0", "65"]),
         ("ILLO_MAX_PIXELS", ["4096", "4194304"], ["4095", "4194305"]),
         ("ILLO_ACK_DEADLINE_SECONDS", ["0.1", "600"], ["0", "600.1"]),
+        ("ILLO_CHECKPOINT_SECONDS", ["0", "0.5", "3600"], ["-1", "3601", "never"]),
+        ("ILLO_CHECKPOINT_STEPS", ["0", "1", "1000"], ["-1", "1.5", "1001"]),
         ("ILLO_RETENTION_DAYS", ["2"], ["1.9"]),
         ("ILLO_QUOTA_QUEUED_JOBS", ["1"], ["0"]),
         ("ILLO_QUOTA_JOBS_PER_DAY", ["1"], ["0"]),
         ("ILLO_QUOTA_GPU_SECONDS_PER_DAY", ["0.5"], ["0"]),
         ("ILLO_BACKEND", ["embedded", "gcp"], ["aws", "GCP"]),
         ("ILLO_LOG_LEVEL", ["debug", "error"], ["loud", ""]),
-        ("ILLO_RESIDENCY", ["auto", "resident", "offload"], ["cloud"]),
+        ("ILLO_RESIDENCY", ["auto", "resident", "stream-t5", "offload"], ["cloud", "stream"]),
     ],
 )
 def test_both_sides_of_every_limit(name: str, right: list[str], wrong: list[str]) -> None:

@@ -17,7 +17,8 @@ from tests.builders import a_job
 from tests.fakes import FakePipeline
 from worker.desk import Desk
 from worker.heartbeat import Pace
-from worker.run_job import Workplace
+from worker.measures import Measures
+from worker.workplace import Workplace
 
 TERMS = Terms(lease=timedelta(seconds=20))
 PACE = Pace(heartbeat=5.0, progress=0.05, step_timeout=20.0)
@@ -63,6 +64,11 @@ class Surroundings:
         return self.jobs.update(
             job.id, lambda job, now: claim(job, now, holder=holder, terms=TERMS)
         )
+
+
+def value(measures: Measures, name: str, **labels: str) -> float:
+    """What a worker's figure stands at."""
+    return measures.registry.get_sample_value(name, labels) or 0.0
 
 
 @pytest.fixture

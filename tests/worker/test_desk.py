@@ -42,13 +42,13 @@ def test_only_one_drawing_is_on_the_desk(
     job = around.queued()
     first = in_background(desk.draw_due)
     assert gate.reached.wait(10)
-    assert desk.drawing == job.id
+    assert desk.hands.drawing == (job.id,)
     assert desk.draw_due(patience=0.05) is False
-    assert not desk.wait_until_free(0.05)
+    assert not desk.hands.wait_until_free(0.05)
     gate.opened.set()
-    desk.wait_until_cleared(job.id)
+    desk.hands.wait_until_let_go({job.id})
     first.join(10)
-    assert desk.drawing is None
+    assert (desk.hands.drawing, desk.hands.finishing) == ((), ())
 
 
 def test_two_desks_never_draw_the_same_job(around: Surroundings) -> None:
@@ -105,13 +105,26 @@ def test_nothing_more_is_claimed_once_the_worker_must_stop(around: Surroundings)
     stopping = threading.Event()
     first, second = around.queued(), around.queued()
 
-    def changed(job: Job | None, rate: float | None) -> None:
-        if job is None:
+    class StoppedAtLast(FakePipeline):
+        def draw(self, drawings, *, ahead=()):  # type: ignore[no-untyped-def]
+            drawn = super().draw(drawings, ahead=ahead)
             stopping.set()
+            return drawn
 
-    around.desk(around.workplace(stopping=stopping), changed=changed).draw_due()
+    around.desk(around.workplace(stopping=stopping, pipeline=StoppedAtLast())).draw_due()
     assert around.jobs.get(first.id).status is Status.SUCCEEDED
     assert around.jobs.get(second.id).status is Status.QUEUED
+
+
+def test_whoever_watches_hears_of_each_job_in_turn_and_then_that_there_is_none(
+    around: Surroundings,
+) -> None:
+    heard: list[str | None] = []
+    jobs = [around.queued() for _ in range(3)]
+    desk = around.desk(changed=lambda job, rate: heard.append(job.id if job else None))
+    desk.draw_due()
+    assert list(dict.fromkeys(filter(None, heard))) == [job.id for job in jobs]
+    assert heard[-1] is None
 
 
 def test_a_window_ends_the_claiming_but_the_first_job_is_always_drawn(around: Surroundings) -> None:
@@ -176,7 +189,7 @@ def test_a_job_is_given_back_without_waiting_for_its_step(
     desk = around.desk(around.workplace(pipeline=FakePipeline(at_step=gate)), held=once())
     drawing = in_background(desk.draw_due)
     assert gate.reached.wait(10)
-    desk.give_back()
+    desk.hands.give_back(finishing=False)
     freed = around.jobs.get(job.id)
     assert (freed.status, freed.timeline[-1].event) == (Status.QUEUED, Event.RELEASED)
     gate.opened.set()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shared.artifact_names import image_name
 from shared.errors import (
     ArtifactExists,
     ArtifactStoreUnavailable,
@@ -27,7 +28,7 @@ from tests.builders import a_reference, a_scene, sha
 from tests.fakes import FakePipeline
 from tests.worker.conftest import PACE, TERMS, Surroundings
 from worker.heartbeat import Pace
-from worker.run_job import artifact_name, run_job
+from worker.run_job import run_job
 
 
 def raising(error: Exception) -> FakePipeline:
@@ -43,11 +44,15 @@ def test_a_drawn_job_has_its_images_stored_and_committed(around: Surroundings) -
     assert done is not None
     assert (done.status, done.images_attempt) == (Status.SUCCEEDED, 1)
     assert [image.seed for image in done.images] == [9, 10]
-    assert [image.artifact for image in done.images] == [artifact_name(job, i) for i in (0, 1)]
+    assert [image.artifact for image in done.images] == [
+        image_name(job.id, 1, i, "png") for i in (0, 1)
+    ]
     for image in done.images:
         content = around.artifacts.get(image.artifact, image.generation)
         assert Image.open(io.BytesIO(content)).size == (96, 64)
-    assert set(done.metrics.stages or ()) >= {"loading", "encoding", "denoising", "uploading"}
+    assert set(done.metrics.stages or ()) >= {
+        "loading", "encoding", "denoising", "decoding", "image_encoding", "uploading"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("format", ImageFormat)
@@ -68,9 +73,10 @@ def test_the_pipeline_gets_the_pictures_that_a_scene_refers_to(around: Surroundi
     seen: list[tuple[int, int]] = []
 
     class Looking(FakePipeline):
-        def generate(self, scene, references, *, on_progress):  # type: ignore[no-untyped-def]
-            seen.extend(reference.size for reference in references)
-            return super().generate(scene, references, on_progress=on_progress)
+        def draw(self, drawings, *, ahead=()):  # type: ignore[no-untyped-def]
+            for drawing in drawings:
+                seen.extend(drawing.read(each).size for each in drawing.scene.references)
+            return super().draw(drawings, ahead=ahead)
 
     job = around.claimed(scene=a_scene(references=(a_stored_reference(around),)))
     assert run_job(job, around.workplace(pipeline=Looking()))
@@ -270,6 +276,24 @@ def test_progress_comes_out_while_drawing(
     assert told.is_set()
 
 
+def test_progress_comes_out_also_where_it_may_be_written_seldom(around: Surroundings) -> None:
+    job = around.claimed()
+    seldom = replace(PACE, progress=0.8, heartbeat=60.0)  # longer than between two reads
+
+    def at_step(scene: Scene, step: int) -> None:
+        if step == 3:
+            for _ in range(1000):
+                progress = around.jobs.get(job.id).progress
+                if progress and progress.step == 2:
+                    return
+                threading.Event().wait(0.01)
+            pytest.fail("no progress was told")
+
+    ended = run_job(job, around.workplace(pipeline=FakePipeline(at_step=at_step), pace=seldom))
+    assert ended is not None
+    assert ended.status is Status.SUCCEEDED
+
+
 def test_a_drawing_longer_than_its_lease_keeps_it(around: Surroundings) -> None:
     short = Terms(lease=timedelta(seconds=0.6), steal_grace=timedelta(0))
     job = around.queued(scene=a_scene(steps=20))
@@ -341,7 +365,7 @@ def test_a_store_that_stays_away_until_the_lease_ends_is_given_up(around: Surrou
 def test_uploads_are_tried_again_a_few_times(
     around: Surroundings, away: range, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.run_job.UPLOAD_RETRIES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("worker.stored.STORE_RETRIES", (0.0, 0.0, 0.0))
     flaky = Flaky(around.artifacts, "put", ArtifactStoreUnavailable("away"), away)
     ended = run_job(around.claimed(), around.workplace(artifacts=flaky))
     assert ended is not None
