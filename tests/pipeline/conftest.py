@@ -1,8 +1,11 @@
 """The tiny weights and the loaded pipeline, made once for all tests."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from shared.manifest import read_manifest
 from shared.scenes import Weights
@@ -29,6 +32,30 @@ def tiny_name(tiny: Path) -> Weights:
 
 
 @pytest.fixture(scope="session")
-def kontext(tiny: Path) -> Kontext:
+def load(tiny: Path) -> Callable[..., Kontext]:
+    """Load a pipeline of one's own, to step it down or to spoil it."""
+
+    def load(**options: Any) -> Kontext:
+        wishes = {"residency": Residency.RESIDENT, "device": "cpu", "threads": THREADS, **options}
+        return Kontext(tiny, **wishes)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def kontext(load: Callable[..., Kontext]) -> Kontext:
     """The pipeline with all models resident."""
-    return Kontext(tiny, residency=Residency.RESIDENT, device="cpu", threads=THREADS)
+    return load()
+
+
+@pytest.fixture(scope="session")
+def half(load: Callable[..., Kontext]) -> Kontext:
+    """The same, computing in bfloat16 as a worker with a GPU does."""
+    return load(dtype=torch.bfloat16)
+
+
+@pytest.fixture(params=["kontext", "half"], ids=["float32", "bfloat16"])
+def either(request: pytest.FixtureRequest) -> Kontext:
+    """The pipeline in float32, and in bfloat16."""
+    found: Kontext = request.getfixturevalue(request.param)
+    return found

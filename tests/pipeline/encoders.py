@@ -16,6 +16,8 @@ from transformers import T5EncoderModel
 
 from shared.manifest import Role
 from worker.pipeline.text_encoder import load_packed_encoder
+from worker.pipeline.weights.gguf_bytes import read_tensors
+from worker.pipeline.weights.gguf_header import read_header
 from worker.pipeline.weights.t5_names import (
     EMBEDDING,
     POSITIONS,
@@ -130,7 +132,17 @@ def load(
     directory: Path, tensors: Mapping[str, Packed], dtype: torch.dtype = torch.float32
 ) -> T5EncoderModel:
     """Write an encoder into a directory and load it packed."""
-    return load_packed_encoder(directory, write_packed(directory, tensors), dtype=dtype)
+    return load_file(write_packed(directory, tensors), dtype)
+
+
+def load_file(file: Path, dtype: torch.dtype = torch.float32) -> T5EncoderModel:
+    """Load the encoder that `write_packed` wrote."""
+    header = read_header(file)
+    raw = {
+        name: torch.from_numpy(tensor)
+        for name, tensor in read_tensors(header, header.tensors).items()
+    }
+    return load_packed_encoder(file.parent.parent, header, raw, dtype=dtype)
 
 
 def unpacked(directory: Path, tensors: Mapping[str, Packed], dtype: torch.dtype) -> T5EncoderModel:

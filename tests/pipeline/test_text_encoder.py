@@ -25,6 +25,7 @@ from tests.pipeline.encoders import (
     an_encoder,
     encode,
     load,
+    load_file,
     mixed_types,
     packed,
     some_words,
@@ -35,7 +36,6 @@ from tests.pipeline.test_kontext import a_scene, difference, draw
 from worker.pipeline import packed as packed_module
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.packed import PackedEmbedding, PackedLinear, pack_rows, unpack
-from worker.pipeline.text_encoder import load_packed_encoder
 from worker.pipeline.tiny import make_tiny_weights
 from worker.pipeline.weights import gguf_bytes
 from worker.pipeline.weights.gguf_bytes import read_tensors
@@ -54,7 +54,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import torch
-from worker.pipeline.text_encoder import load_packed_encoder
+from tests.pipeline.encoders import load_file
 def peak():
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return int(status["VmHWM"].split()[0]) / 1024
@@ -62,10 +62,10 @@ torch.set_num_threads(1)
 small = Path(sys.argv[1])
 ids = torch.ones(1, 8, dtype=torch.long)
 with torch.no_grad():
-    load_packed_encoder(small, small / "text_encoder_2/model.gguf", dtype=torch.float32)(ids)
+    load_file(small / "text_encoder_2/model.gguf")(ids)
     before = peak()
     large = Path(sys.argv[2])
-    model = load_packed_encoder(large, large / "text_encoder_2/model.gguf", dtype=torch.float32)
+    model = load_file(large / "text_encoder_2/model.gguf")
     loaded = peak()
     model(ids)
 print(json.dumps({"loading": loaded - before, "encoding": peak() - before}))
@@ -150,7 +150,7 @@ def test_position_bias_and_norms_may_be_stored_otherwise(tmp_path: Path, type_: 
     for name in (POSITIONS, "enc.output_norm.weight"):
         tensors[name] = packed(tensors[name].shape, type_, np.random.default_rng(2))
     file = write_packed(tmp_path, tensors, sizes=sizes)
-    model = load_packed_encoder(tmp_path, file, dtype=torch.float32)
+    model = load_file(file)
     attention = model.encoder.block[0].layer[0].SelfAttention
     for name, found in (
         (POSITIONS, attention.relative_attention_bias.weight),
@@ -162,7 +162,7 @@ def test_position_bias_and_norms_may_be_stored_otherwise(tmp_path: Path, type_: 
 def test_heads_may_be_narrower_than_the_stream(tmp_path: Path) -> None:
     sizes = replace(SIZES, heads=4)
     file = write_packed(tmp_path, an_encoder(sizes=sizes), sizes=sizes)
-    model = load_packed_encoder(tmp_path, file, dtype=torch.float32)
+    model = load_file(file)
     assert model.encoder.block[0].layer[0].SelfAttention.q.weight.shape == (128, 256 // 32 * 34)
     assert torch.isfinite(encode(model, some_words())).all()
 

@@ -12,6 +12,9 @@ from shared.manifest import read_manifest
 from worker.pipeline import tiny as tiny_module
 from worker.pipeline.tiny import LABEL, make_tiny_weights
 from worker.pipeline.weights.files import check_files
+from worker.pipeline.weights.flux_shapes import Naming
+from worker.pipeline.weights.gguf_header import read_header
+from worker.pipeline.weights.inspect import describe_gguf, inspect_weights
 
 # Changes only together with the label's number: workers and jobs tell weights apart by both.
 SHA256 = "a2337c4769f67dae8d27b3f50ddf09437a7bbab9a4482d49ccbeb2bf56135820"
@@ -49,6 +52,26 @@ def test_t5_comes_packed_or_plain_and_the_label_says_which(tiny: Path, tmp_path:
     assert parts[0] == parts[1]
     with pytest.raises(WrongWeights, match="holds 'illo-tiny-2-plain-t5'"):
         make_tiny_weights(tmp_path / "plain")
+
+
+def test_either_naming_holds_the_same_numbers_and_the_label_says_which(
+    tiny: Path, tmp_path: Path
+) -> None:
+    manifest = make_tiny_weights(tmp_path / "original", naming=Naming.ORIGINAL)
+    assert manifest.label == f"{LABEL}-original"
+    check_files(tmp_path / "original", manifest, digests=True)
+    both = [contents(tiny), contents(tmp_path / "original")]
+    # these contain the label
+    named = {"manifest.json", "transformer/model.gguf", "text_encoder_2/model.gguf"}
+    parts = [{n: f for n, f in files.items() if n not in named} for files in both]
+    assert parts[0] == parts[1]
+    headers = [
+        read_header(path / "transformer/model.gguf") for path in (tiny, tmp_path / "original")
+    ]
+    described = [describe_gguf(header) for header in headers]
+    assert described[0].parameters == described[1].parameters
+    assert "double_blocks.1.img_attn.qkv.weight" in headers[1].tensors
+    assert inspect_weights(tmp_path / "original").problem is None
 
 
 def test_the_manifest_vouches_for_every_byte(tiny: Path) -> None:

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 from shared.errors import WeightsDamaged, WeightsError, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role, describe_file, read_manifest, write_manifest
 from tests.unit.gguf_files import write_transformer
-from worker.pipeline import kontext as kontext_module
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.tiny import make_tiny_weights
 from worker.pipeline.tiny_shapes import TRANSFORMER
+from worker.pipeline.weights import assemble as assemble_module
 from worker.pipeline.weights.flux_shapes import FluxSizes, Naming, expected_shapes
 from worker.pipeline.weights.gguf_header import read_header
 from worker.pipeline.weights.transformer_check import check_transformer, read_sizes
@@ -42,12 +42,12 @@ def described_anew(directory: Path) -> Manifest:
 
 
 def refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsError:
-    """Load, and insist that it is refused before any tensor is loaded."""
+    """Load, and insist that it is refused before a transformer is made of it."""
 
-    def loaded(*_: object, **__: object) -> None:
+    def placed(*_: object, **__: object) -> None:
         raise AssertionError("torch was reached")
 
-    monkeypatch.setattr(kontext_module, "assemble", loaded)
+    monkeypatch.setattr(assemble_module, "place_transformer", placed)
     with pytest.raises(WeightsError) as caught:
         Kontext(directory, device="cpu")
     return caught.value
@@ -78,7 +78,7 @@ def test_a_flipped_byte_is_refused(weights: Path, monkeypatch: pytest.MonkeyPatc
     (weights / MODEL).write_bytes(content)
     error = refused(weights, monkeypatch)
     assert isinstance(error, WeightsDamaged)
-    assert "model.gguf: its sha256 is not the manifest's" in str(error)
+    assert "model.gguf: what came has the crc32c" in str(error)
 
 
 def test_a_truncated_file_is_refused_even_if_the_manifest_vouches_for_it(
@@ -154,13 +154,13 @@ def check(tiny: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
-def test_original_names_are_understood_but_drawn_at_full_width_only(
-    tiny: Path, tmp_path: Path, prefix: str
+@pytest.mark.parametrize("naming", Naming)
+def test_either_naming_is_let_through_at_any_width(
+    tiny: Path, tmp_path: Path, naming: Naming, prefix: str
 ) -> None:
-    shapes = expected_shapes(TRANSFORMER, Naming.ORIGINAL)
+    shapes = expected_shapes(TRANSFORMER, naming)
     write_transformer(tmp_path / "model.gguf", {prefix + n: s for n, s in shapes.items()})
-    with pytest.raises(WrongWeights, match="need a width of 3072, not 64"):
-        check(tiny, tmp_path / "model.gguf")
+    check(tiny, tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(("naming", "count"), [(Naming.DIFFUSERS, 1160), (Naming.ORIGINAL, 780)])
@@ -190,20 +190,29 @@ def test_the_expected_shapes_are_those_of_diffusers(tiny: Path) -> None:
     assert expected_shapes(sizes, Naming.DIFFUSERS) == found
 
 
-def test_a_packed_vector_is_refused(tiny: Path, tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "flux")
+def with_a_vector_in(type_: gguf.GGMLQuantizationType, tiny: Path, model: Path) -> None:
+    writer = gguf.GGUFWriter(model, "flux")
     for tensor in gguf.GGUFReader(tiny / MODEL).tensors:
-        data, type_ = tensor.data, tensor.tensor_type
+        data, stored_as = tensor.data, tensor.tensor_type
         if tensor.name == "proj_out.bias":
-            type_ = gguf.GGMLQuantizationType.BF16
-            data = gguf.quantize(data, type_)
-        writer.add_tensor(tensor.name, data, raw_dtype=type_)
+            data, stored_as = gguf.quantize(data, type_), type_
+        writer.add_tensor(tensor.name, data, raw_dtype=stored_as)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(WrongWeights, match=r"vector 'proj_out\.bias' is stored as BF16"):
+
+
+def test_a_packed_vector_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with_a_vector_in(gguf.GGMLQuantizationType.Q8_0, tiny, tmp_path / "model.gguf")
+    with pytest.raises(WrongWeights, match=r"vector 'proj_out\.bias' is stored as Q8_0"):
         check(tiny, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_a_plain_vector_is_let_through(tiny: Path, tmp_path: Path, name: str) -> None:
+    with_a_vector_in(gguf.GGMLQuantizationType[name], tiny, tmp_path / "model.gguf")
+    check(tiny, tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"_class_name": 3}', "\0"])

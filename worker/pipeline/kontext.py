@@ -1,161 +1,249 @@
-"""Draw a scene with FLUX.1 Kontext: load, encode, denoise, decode."""
+"""Draw scenes with FLUX.1 Kontext: load, encode, denoise, decode."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
 
-from shared.errors import BlankImage, InvalidReference, OutOfMemory
-from shared.manifest import read_manifest
-from shared.scenes import Scene, Weights
-from shared.vocabulary import Phase
-from worker.pipeline.reference import fit_reference
-from worker.pipeline.residency import Residency, choose_residency, settle
-from worker.pipeline.weights.assemble import assemble, check_weights
+from shared.errors import OutOfMemory
+from shared.scenes import Weights
+from worker.drawing import Ahead, Drawing, Drawn
+from worker.pipeline.canvas import Canvas
+from worker.pipeline.card import plan_for
+from worker.pipeline.denoise import Row, advance
+from worker.pipeline.encode import PROMPTS_TOGETHER, Encoder
+from worker.pipeline.model_bytes import models_in
+from worker.pipeline.peaks import TEXT_TOKENS
+from worker.pipeline.plan import LargestJob, Plan
+from worker.pipeline.reference import MAX_AREA
+from worker.pipeline.residency import Residency, landing, set_tiles, settle
+from worker.pipeline.weights.assemble import load
+from worker.pipeline.weights.fetching import Fetching
 
-TEXT_TOKENS = 512  # what T5 reads of a prompt; Kontext was trained with this length
-FLAT = 2  # of 255: a picture whose channels span no more than this shows nothing
+log = logging.getLogger(__name__)
+
 # bfloat16 is what the model was trained in; on a CPU it is slower than float32 and less exact
 DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
-
-OnProgress = Callable[[Phase, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Encoded:
-    prompt: torch.Tensor  # (1, 512, width of T5)
-    pooled: torch.Tensor  # (1, width of CLIP)
-    reference: torch.Tensor | None  # (1, 16, height / 8, width / 8), shifted and scaled
+MOST_REFERENCES = 4
+USUAL_PIXELS = 1024 * 1024
 
 
 class Kontext:
-    """The loaded model; draws one scene at a time, and is not to be shared between threads."""
+    """The loaded model. See Pipeline; one thread draws with it."""
 
     weights: Weights
     device: str
 
     def __init__(
         self,
-        weights: Path,
+        weights: Path | Fetching,
         *,
         residency: Residency = Residency.AUTO,
         device: str | None = None,
+        dtype: torch.dtype | None = None,
         threads: int | None = None,
+        together: int = 1,
+        max_pixels: int = USUAL_PIXELS,
         on_stage: Callable[[str, float], None] = lambda stage, fraction: None,
     ) -> None:
-        """Check and load a weights directory; `on_stage` hears what is done and the fraction.
+        """Load weights, from where they lie or from a fetch that is under way, which then ends.
 
-        Raises WeightsMissing, WeightsDamaged or WrongWeights.
+        `on_stage` hears what is done and the fraction; `together` and `max_pixels` are the most
+        that will be asked for. Raises WeightsMissing, WeightsDamaged, WrongWeights,
+        WeightsUnreachable or CardTooSmall.
         """
         on_stage("checking weights", 0.0)
-        manifest = read_manifest(weights)
-        check_weights(weights, manifest, on_stage=on_stage)
-        self.weights = Weights(label=manifest.label, sha256=manifest.sha256)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(self.device)
         # sums come out differently with another number of threads, so the number is fixed
         torch.set_num_threads(threads or torch.get_num_threads())
-        where = torch.device(self.device)
-        self._pipeline = assemble(
-            weights, manifest, dtype=DTYPES.get(where.type, torch.float32), on_stage=on_stage
-        )
+        with weights if isinstance(weights, Fetching) else Fetching(str(weights)) as fetching:
+            manifest = fetching.opened().manifest
+            self.weights = Weights(label=manifest.label, sha256=manifest.sha256)
+            dtype = dtype or DTYPES[self._device.type]
+            self.plan = self._planned(residency, fetching, dtype, together, max_pixels)
+            with _memory():
+                self._pipeline = load(
+                    fetching,
+                    dtype=dtype,
+                    devices=landing(self.plan.residency, self._device),
+                    on_stage=on_stage,
+                )
+        self._encoder = Encoder(self._pipeline)
+        self._beside: threading.Thread | None = None
+        self.together = together
         on_stage("settling models", 0.9)
-        size = sum(file.bytes for file in manifest.files)
+        began = time.monotonic()
         with _memory():
-            self.residency = choose_residency(residency, where, weights_bytes=size)
-            self._after_drawing = settle(self._pipeline, self.residency, where)
+            self._settle(self.plan.residency)
+        set_tiles(self._pipeline, tiled=self.plan.tiled)
+        seconds = round(time.monotonic() - began, 3)
+        log.info("models settled", extra={"residency": self.residency, "seconds": seconds})
         on_stage("ready", 1.0)
 
-    def generate(
-        self, scene: Scene, references: Sequence[Image.Image], *, on_progress: OnProgress
-    ) -> list[Image.Image]:
-        """Draw the scene's images, each exactly as its seed alone would draw it.
+    def draw(
+        self, drawings: Sequence[Drawing], *, ahead: Sequence[Ahead] = ()
+    ) -> list[Drawn | Exception]:
+        """See Pipeline.draw.
 
-        `on_progress` hears the phase, the steps done and the steps in all, over all images; what
-        it raises stops the drawing at once and comes through. Raises InvalidReference, BlankImage
-        or OutOfMemory. Whatever was raised, the next drawing is as if nothing had happened.
+        Each image is what its seed alone would draw, to the bit, unless several share the device:
+        then it is to within the tolerance that docs/weights.md states.
         """
-        if len(references) > 1:
-            raise InvalidReference(
-                f"{len(references)} references: one reference per scene for now; send the one "
-                "that matters most, or join them into one picture"
-            )
-        steps = scene.steps * scene.count
+        canvases = [Canvas(drawing) for drawing in drawings]
+        self._begin_peak()
         try:
-            with torch.no_grad(), _memory():
-                on_progress(Phase.ENCODING, 0, steps)
-                encoded = self._encode(scene, references)
-                images = []
-                for index, seed in enumerate(scene.seeds):
-                    done = index * scene.steps
-                    on_progress(Phase.DENOISING, done, steps)
-                    latents = self._denoise(scene, seed, encoded, done, on_progress)
-                    on_progress(Phase.DECODING, done + scene.steps, steps)
-                    images.append(self._decode(scene, latents))
-                return images
+            with torch.no_grad():
+                self._stepping_down(partial(self._encode, canvases, ahead))
+                self._make_ready_beside(ahead)
+                self._stepping_down(partial(self._denoise, canvases))
+                self._stepping_down(partial(self._decode, canvases))
         finally:
             # a stopped drawing leaves its models on the device, and a cache in the middle
             self._pipeline.transformer._reset_stateful_cache()
             self._after_drawing()
+        peak = self._peak()
+        return [canvas.outcome(peak_bytes=peak) for canvas in canvases]
 
-    def _encode(self, scene: Scene, references: Sequence[Image.Image]) -> _Encoded:
-        prompt, pooled, _ = self._pipeline.encode_prompt(
-            prompt=scene.prompt, prompt_2=None, max_sequence_length=TEXT_TOKENS
+    def _planned(
+        self,
+        wish: Residency,
+        fetching: Fetching,
+        dtype: torch.dtype,
+        together: int,
+        max_pixels: int,
+    ) -> Plan:
+        largest = LargestJob(
+            pixels=max_pixels,
+            references=(MAX_AREA,) * MOST_REFERENCES,
+            prompts=PROMPTS_TOGETHER,
+            images=together,
         )
-        latents = None
-        if references:
-            fitted = fit_reference(references[0])
-            pixels = self._pipeline.image_processor.preprocess(fitted)
-            latents = self._pipeline._encode_vae_image(
-                image=pixels.to(device=self._pipeline._execution_device, dtype=prompt.dtype),
-                generator=None,  # the mode of the distribution is taken, so nothing is drawn
-            )
-        return _Encoded(prompt=prompt, pooled=pooled, reference=latents)
+        models = models_in(fetching.opened(), element_bytes=dtype.itemsize)
+        return plan_for(self._device, wish, models=models, largest=largest)
 
-    def _denoise(
-        self, scene: Scene, seed: int, encoded: _Encoded, done: int, on_progress: OnProgress
-    ) -> torch.Tensor:
-        def after_step(_: object, step: int, __: object, values: dict[str, Any]) -> dict[str, Any]:
-            on_progress(Phase.DENOISING, done + step + 1, scene.steps * scene.count)
-            return values
+    def _encode(self, canvases: Sequence[Canvas], ahead: Sequence[Ahead]) -> None:
+        for canvas in canvases:
+            with canvas:
+                canvas.begin(self._encoder)
+        later = () if self._encodes_beside else ahead
+        if len(canvases) + len(later) > 1:
+            waiting = [canvas.scene for canvas in _going_on(canvases)]
+            waiting += [each.scene for each in later]
+            self._encoder.encode_prompts(scene.prompt for scene in waiting)
+        for canvas in _going_on(canvases):
+            with canvas:
+                canvas.encode(self._pipeline, self._encoder)
 
-        # without max_area, width and height would only be an aspect ratio
-        drawn = self._pipeline(
-            prompt_embeds=encoded.prompt,
-            pooled_prompt_embeds=encoded.pooled,
-            image=encoded.reference,
-            width=scene.width,
-            height=scene.height,
-            max_area=scene.width * scene.height,
-            num_inference_steps=scene.steps,
-            guidance_scale=scene.guidance,
-            # on the CPU, so that a seed means the same on every device
-            generator=torch.Generator("cpu").manual_seed(seed),
-            callback_on_step_end=after_step,
-            output_type="latent",
-        )
-        latents: torch.Tensor = drawn.images
-        if not torch.isfinite(latents).all():
-            raise BlankImage("the latents are not numbers; another seed may help")
-        return latents
+    def _denoise(self, canvases: Sequence[Canvas]) -> None:
+        while rows := self._next_rows(canvases):
+            began = time.monotonic()
+            fine = advance(self._pipeline.transformer, [row for _, row in rows])
+            seconds = time.monotonic() - began
+            for canvas in _going_on(dict.fromkeys(canvas for canvas, _ in rows)):
+                own = [ok for ok, (whose, _) in zip(fine, rows, strict=True) if whose is canvas]
+                with canvas:
+                    if all(own):
+                        canvas.stepped(len(own), seconds, together=len(rows))
+                    else:
+                        canvas.begin_again(self._pipeline, self._encoder)
 
-    def _decode(self, scene: Scene, latents: torch.Tensor) -> Image.Image:
-        pipeline, vae = self._pipeline, self._pipeline.vae
-        unpacked = pipeline._unpack_latents(
-            latents, scene.height, scene.width, pipeline.vae_scale_factor
-        )
-        scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
-        pixels = vae.decode(scaled, return_dict=False)[0]
-        if not torch.isfinite(pixels).all():
-            raise BlankImage("the decoded picture is not numbers; another seed may help")
-        image: Image.Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
-        extrema: Any = image.getextrema()  # a pair for each of the three bands
-        if all(most - least <= FLAT for least, most in extrema):
-            raise BlankImage("the picture is one flat colour; another seed or prompt may help")
-        return image
+    def _next_rows(self, canvases: Sequence[Canvas]) -> list[tuple[Canvas, Row]]:
+        """Choose the images that take the next step: the first one, and others of its sizes."""
+        waiting = [(c, row) for c in _going_on(canvases) for row in c.rows if not row.done]
+        waiting.sort(key=lambda each: each[1].step == 0)  # what has begun is finished first
+        if not waiting:
+            return []
+        sizes = waiting[0][1].conditions.sizes
+        tokens = sum(rows * columns for rows, columns in sizes) + TEXT_TOKENS
+        most = min(self.together, self.plan.together(tokens))
+        return [each for each in waiting if each[1].conditions.sizes == sizes][:most]
+
+    def _decode(self, canvases: Sequence[Canvas]) -> None:
+        for canvas in _going_on(canvases):
+            with canvas:
+                canvas.decode(self._pipeline, self._encoder)
+
+    def _make_ready_beside(self, ahead: Sequence[Ahead]) -> None:
+        if not ahead or not self._encodes_beside:
+            return
+        # one that still waits for a reference from far away is not joined by another
+        if self._beside is None or not self._beside.is_alive():
+            work = partial(self._make_ready, ahead)
+            self._beside = threading.Thread(target=work, name="encode ahead", daemon=True)
+            self._beside.start()
+
+    def _make_ready(self, ahead: Sequence[Ahead]) -> None:
+        try:
+            with _memory():
+                # models that are offloaded meanwhile must not be called in by two threads
+                self._encoder.make_ready(ahead, wanted=lambda: self._encodes_beside)
+        except OutOfMemory as full:
+            log.warning("nothing made ready", extra={"reason": str(full)})
+
+    def _stepping_down(self, work: Callable[[], None]) -> None:
+        """Do a work that can go on where it stopped; without memory, again with less of it."""
+        while True:
+            try:
+                with _memory():
+                    return work()
+            except OutOfMemory as full:
+                reason = str(full)
+            # only here: while the error is handled, its traceback holds what fills the memory
+            if not self._step_down():
+                raise OutOfMemory(reason)
+
+    def _step_down(self) -> bool:
+        """Ask less of the device from now on; False when there is nothing left to spare."""
+        with self._encoder.lock:  # another thread may be encoding with the models as they are
+            spared = self._spare()
+        if spared is None:
+            return False
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("stepped down", extra={"to": spared})
+        return True
+
+    def _spare(self) -> str | None:
+        # it costs a moment at most, and may be all that was lacking
+        self._encoder.together = 1
+        if self.together > 1:
+            self.together = 1
+            return "one image at a time"
+        if not self._pipeline.vae.use_tiling:
+            set_tiles(self._pipeline, tiled=True)
+            return "pictures in tiles"
+        if self.residency is not Residency.OFFLOAD:
+            self._settle(Residency.OFFLOAD)
+            return "models offloaded"
+        return None
+
+    def _settle(self, residency: Residency) -> None:
+        self.residency = residency
+        self._after_drawing = settle(self._pipeline, residency, self._device)
+
+    @property
+    def _encodes_beside(self) -> bool:
+        """Whether the encoders may compute while the transformer does: each has what it needs."""
+        resident = self.residency is Residency.RESIDENT
+        return self._device.type == "cuda" and resident and self.plan.beside
+
+    def _begin_peak(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def _peak(self) -> int | None:
+        if self._device.type != "cuda":
+            return None
+        return int(torch.cuda.max_memory_allocated(self._device))
+
+
+def _going_on(canvases: Iterable[Canvas]) -> list[Canvas]:
+    return [canvas for canvas in canvases if canvas.going_on]
 
 
 @contextmanager

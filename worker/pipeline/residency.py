@@ -1,44 +1,86 @@
-"""Where the models lie between their turns: on the device, or in main memory."""
+"""Where the models lie between their turns: put them there, and take them back from elsewhere."""
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import torch
 from diffusers import FluxKontextPipeline
+from diffusers.hooks import apply_group_offloading
+from torch import nn
 
-# Activations at 1024 x 1024 with a reference of one megapixel (0.9 GiB of denoising, 1.5 of
-# decoding), the device's context, and what the allocator keeps.
-HEADROOM_BYTES = 4 * 2**30
-
-
-class Residency(StrEnum):
-    """Keep all models on the device, bring each for its turn, or choose by the memory there is."""
-
-    AUTO = "auto"
-    RESIDENT = "resident"
-    OFFLOAD = "offload"
+from shared.manifest import Role
+from shared.settings import Residency as Residency
+from worker.pipeline.peaks import TILE_SIDE
 
 
-def choose_residency(wish: Residency, device: torch.device, *, weights_bytes: int) -> Residency:
-    """Resolve `auto`: resident on a CPU or where all weights fit, else offload."""
-    if wish is not Residency.AUTO:
-        return wish
-    if device.type != "cuda":
-        return Residency.RESIDENT
-    free, _ = torch.cuda.mem_get_info(device)
-    fits = weights_bytes + HEADROOM_BYTES <= free
-    return Residency.RESIDENT if fits else Residency.OFFLOAD
+def landing(residency: Residency, device: torch.device) -> dict[Role, torch.device]:
+    """Say where the models' bytes should come to at first: on the device, if they stay there."""
+    if residency is Residency.OFFLOAD:
+        return {}
+    streamed = {Role.TEXT_ENCODER_2} if residency is Residency.STREAM_T5 else set()
+    return {role: device for role in Role if role not in streamed}
 
 
 def settle(
     pipeline: FluxKontextPipeline, residency: Residency, device: torch.device
 ) -> Callable[[], None]:
-    """Put a pipeline's models where they are to lie; return what to call after each drawing."""
+    """Put a pipeline's models where they are to lie; return what to call after each drawing.
+
+    They may have been settled otherwise before.
+    """
+    _unsettle(pipeline, device)
     if residency is Residency.RESIDENT:
         pipeline.to(device)
-        return lambda: None
+        return _nothing
+    if residency is Residency.STREAM_T5:
+        _stream_t5(pipeline, device)
+        return _nothing
     # the device is said outright: on a machine without an accelerator diffusers would refuse
     pipeline.enable_model_cpu_offload(device=device)
     # the pipeline evicts only at the end of its own call, which a stopped drawing never reaches
     evict: Callable[[], None] = pipeline.maybe_free_model_hooks
     return evict
+
+
+def set_tiles(pipeline: FluxKontextPipeline, *, tiled: bool) -> None:
+    """Let the VAE work in tiles, or on whole pictures; no picture of one tile is changed by it."""
+    vae = pipeline.vae
+    # by default a tile is what the VAE was trained on, 1024 pixels, and nothing would be saved
+    vae.tile_sample_min_size = TILE_SIDE
+    vae.tile_latent_min_size = TILE_SIDE // pipeline.vae_scale_factor
+    vae.use_tiling = tiled
+
+
+def _stream_t5(pipeline: FluxKontextPipeline, device: torch.device) -> None:
+    cuda = device.type == "cuda"
+    # a CPU with a number is another device than the one without, so that layers are copied there
+    # and thrown away as they would be on a card
+    onload = device if cuda else torch.device(device.type, device.index or 0)
+    for name, model in pipeline.components.items():
+        if isinstance(model, nn.Module) and name != "text_encoder_2":
+            model.to(device)
+    encoder = pipeline.text_encoder_2.to("cpu")
+    apply_group_offloading(
+        encoder,
+        onload_device=onload,
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
+        use_stream=cuda,
+    )
+
+
+def _unsettle(pipeline: FluxKontextPipeline, device: torch.device) -> None:
+    """Take off what `settle` put on; the models stay where they are."""
+    pipeline.remove_all_hooks()
+    if device.type == "cuda":
+        # after a stopped drawing a layer may still be on its way, and would be copied back as noise
+        torch.cuda.synchronize(device)
+    for module in pipeline.text_encoder_2.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None:
+            for name in reversed(tuple(registry.hooks)):
+                registry.remove_hook(name, recurse=False)
+            del module._diffusers_hook
+
+
+def _nothing() -> None:
+    """Resident models stay, and a streamed one has gone with its last layer."""

@@ -1,5 +1,6 @@
-"""Load T5's encoder from a GGUF file so that its matrices stay packed."""
+"""Build T5's encoder over the bytes of a GGUF file so that its matrices stay packed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -8,26 +9,30 @@ from transformers import T5Config, T5EncoderModel
 
 from shared.manifest import Role
 from worker.pipeline.packed import PackedEmbedding, PackedLinear, pack_rows, unpack
-from worker.pipeline.weights.gguf_bytes import read_tensors
-from worker.pipeline.weights.gguf_header import GgufTensor, read_header
+from worker.pipeline.weights.gguf_header import GgufHeader, GgufTensor
 from worker.pipeline.weights.t5_names import transformers_names
 
 
-def load_packed_encoder(directory: Path, file: Path, *, dtype: torch.dtype) -> T5EncoderModel:
-    """Build the encoder of a weights directory that has passed `check_encoder`.
+def load_packed_encoder(
+    directory: Path,
+    header: GgufHeader,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+) -> T5EncoderModel:
+    """Build the encoder of a weights directory whose file has passed `check_packed_encoder`.
 
-    It computes in `dtype`, and later in whatever floating type it is moved to; its packed bytes
-    are read once, never changed, and never unpacked more than one matrix at a time.
+    `tensors` has the raw bytes of the file's tensors; matrices stay views of them, never changed
+    and never unpacked more than one at a time. It computes in `dtype`, and later in whatever
+    floating type it is moved to.
     """
-    header = read_header(file)
     config = T5Config.from_pretrained(
         str(directory), subfolder=Role.TEXT_ENCODER_2.value, local_files_only=True
     )
     with torch.device("meta"):
         model = T5EncoderModel(config)
-    names = transformers_names(config.num_layers)
-    for name, raw in read_tensors(header, names).items():
-        _place(model, names[name], header.tensors[name], torch.from_numpy(raw), dtype)
+    for name, theirs in transformers_names(config.num_layers).items():
+        _place(model, theirs, header.tensors[name], tensors[name], dtype)
     return model.eval()
 
 

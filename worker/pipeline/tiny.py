@@ -40,8 +40,11 @@ from worker.pipeline.tiny_tokenizers import (
     write_clip_tokenizer,
     write_t5_tokenizer,
 )
+from worker.pipeline.weights.flux_names import diffusers_rows
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
 from worker.pipeline.weights.t5_names import POSITIONS, transformers_names
+
+Numbers = npt.NDArray[np.float32]
 
 # Raise the number when the weights change: the label tells one tiny model from the other.
 LABEL = "illo-tiny-2"
@@ -61,21 +64,29 @@ MODEL_INDEX = {
 }
 
 
-def make_tiny_weights(directory: Path, *, seed: int = 0, packed_t5: bool = True) -> Manifest:
+def make_tiny_weights(
+    directory: Path,
+    *,
+    seed: int = 0,
+    packed_t5: bool = True,
+    naming: Naming = Naming.DIFFUSERS,
+) -> Manifest:
     """Make the directory, or leave it as it is if it already holds just these weights.
 
-    T5 comes as GGUF, or as the safetensors it was packed from. The same seed gives the same bytes.
-    The directory appears complete or not at all, also when several processes make it at once.
-    Raises WrongWeights if something else lies there.
+    T5 comes as GGUF, or as the safetensors it was packed from; the transformer's tensors are the
+    same under either naming. The same seed gives the same bytes. The directory appears complete
+    or not at all, also when several processes make it at once. Raises WrongWeights if something
+    else lies there.
     """
     label = LABEL if seed == 0 else f"{LABEL}-seed-{seed}"
     label += "" if packed_t5 else "-plain-t5"
+    label += "" if naming is Naming.DIFFUSERS else f"-{naming}"
     directory.parent.mkdir(parents=True, exist_ok=True)
     if directory.is_dir() and any(directory.iterdir()):
         return _existing(directory, label)
     made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        manifest = _fill(made, label, seed, packed_t5)
+        manifest = _fill(made, label, seed, packed_t5, naming)
         made.chmod(0o755)
         made.rename(directory)
     except OSError:
@@ -99,7 +110,7 @@ def _existing(directory: Path, label: str) -> Manifest:
     return manifest
 
 
-def _fill(directory: Path, label: str, seed: int, packed_t5: bool) -> Manifest:
+def _fill(directory: Path, label: str, seed: int, packed_t5: bool, naming: Naming) -> Manifest:
     for role in Role:
         if role is not Role.INDEX:
             (directory / role).mkdir()
@@ -126,16 +137,25 @@ def _fill(directory: Path, label: str, seed: int, packed_t5: bool) -> Manifest:
     for name, tensors in parts.items():
         save_file(tensors, directory / name, metadata={"format": "pt"})
     shapes = expected_shapes(TRANSFORMER, Naming.DIFFUSERS)
-    transformer = draw_tensors(shapes, transformer_rule, seed=seed)
+    transformer = _under(naming, draw_tensors(shapes, transformer_rule, seed=seed))
     _write_gguf(directory / "transformer/model.gguf", "flux", label, transformer)
     manifest = _describe(directory, label)
     write_manifest(directory, manifest)
     return manifest
 
 
-def _write_gguf(
-    path: Path, architecture: str, label: str, tensors: dict[str, npt.NDArray[np.float32]]
-) -> None:
+def _under(naming: Naming, tensors: dict[str, Numbers]) -> dict[str, Numbers]:
+    shapes = expected_shapes(TRANSFORMER, naming)
+    named = {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
+    for theirs, rows in diffusers_rows(shapes).items():
+        tensor = tensors[theirs]
+        if rows.swapped:
+            tensor = np.roll(tensor, len(tensor) // 2, axis=0)
+        named[rows.tensor][rows.start : rows.stop] = tensor
+    return named
+
+
+def _write_gguf(path: Path, architecture: str, label: str, tensors: dict[str, Numbers]) -> None:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(label)
     writer.add_custom_alignment(ALIGNMENT)
@@ -149,12 +169,12 @@ def _write_gguf(
     writer.close()
 
 
-def _stored_as(name: str, tensor: npt.NDArray[np.float32]) -> gguf.GGMLQuantizationType:
+def _stored_as(name: str, tensor: Numbers) -> gguf.GGMLQuantizationType:
     # T5's position bias is a matrix, but its rows are shorter than a block
     if tensor.ndim == 1 or name == POSITIONS:
         return gguf.GGMLQuantizationType.F32
     # as the files people download have it, and the case that is easily misread
-    if name == Naming.DIFFUSERS.image_input:
+    if name in [naming.image_input for naming in Naming]:
         return gguf.GGMLQuantizationType.BF16
     return QUANTIZATION
 
