@@ -71,7 +71,7 @@ def measure(folder: Path) -> list[Figure]:
     crc32c = to_text(extend(0, octets))
     told = f"÷ {SIZE / 1e6:.0f} MB at {LINK / 1e6:.0f} MB/s"
     figures = []
-    with _server(file, SHAPED()) as url:
+    with server(file, SHAPED()) as url:
         source = _served(url)
         bare = min(_bare(source, 16) for _ in range(REPEATS))
         figures += [
@@ -88,7 +88,7 @@ def measure(folder: Path) -> list[Figure]:
             if count == CONNECTIONS:
                 usual = best.wall
     for name, faults in FAULTS.items():
-        with _server(file, SHAPED(faults=tuple(faults))) as url:
+        with server(file, SHAPED(faults=tuple(faults))) as url:
             run = _fetched(_served(url), octets, crc32c)
         figures += _told(f"fetch, {CONNECTIONS}, {name}", run, "÷ without", usual)
     figures += [_corrupted(file, crc32c), *_unshaped(file, octets, crc32c)]
@@ -114,7 +114,7 @@ def _told(what: str, run: Run, against: str, peer: float = IDEAL) -> list[Figure
 
 
 def _corrupted(file: Path, crc32c: str) -> Figure:
-    with _server(file, SHAPED(faults=(Fault(FLIPPED, at=SIZE // 3),))) as url:
+    with server(file, SHAPED(faults=(Fault(FLIPPED, at=SIZE // 3),))) as url:
         source, target = _served(url), np.ones(SIZE, np.uint8)
         began = time.perf_counter()
         try:
@@ -126,7 +126,7 @@ def _corrupted(file: Path, crc32c: str) -> Figure:
 
 
 def _unshaped(file: Path, octets: Octets, crc32c: str) -> list[Figure]:
-    with _server(file, Shape()) as url:
+    with server(file, Shape()) as url:
         source = _served(url)
         bare = min(_bare(source, 2) for _ in range(REPEATS))
         run = min(
@@ -154,7 +154,7 @@ def _unshaped(file: Path, octets: Octets, crc32c: str) -> list[Figure]:
 def _encrypted(file: Path, octets: Octets, crc32c: str) -> list[Figure]:
     """Fetch over TLS, as from Cloud Storage; here both ends encrypt on the same cores."""
     certificate = write_certificate(file.with_suffix(".pem"))
-    with _server(file, SHAPED(), certificate) as url:
+    with server(file, SHAPED(), certificate) as url:
         source = _served(url, trusting(certificate))
         bare = min(_bare(source, 16) for _ in range(REPEATS))
         run = min(
@@ -223,7 +223,8 @@ def _served(url: str, trust: ssl.SSLContext | None = None) -> CloudObject:
 
 
 @contextmanager
-def _server(file: Path, shape: Shape, certificate: Path | None = None) -> Iterator[str]:
+def server(file: Path, shape: Shape, certificate: Path | None = None) -> Iterator[str]:
+    """Serve a file, or a folder's, in a process of its own; gives the address."""
     told = [str(file), to_argument(shape), *([str(certificate)] if certificate else [])]
     program = subprocess.Popen(
         [sys.executable, "-m", "tests.ranged_server", *told],

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import accumulate, takewhile
 
 from shared.jobs import Job
+from shared.vocabulary import Status
 
 PER_TENANT = 8  # how far among a tenant's oldest jobs to look for one like the last
 PREFERRED_FOR = timedelta(minutes=5)  # or a stream of like jobs would starve the one unlike them
@@ -27,16 +29,34 @@ def next_in_turn(due: Sequence[Job], *, served: Sequence[str], last: Job | None)
     return next((job for job in near if last and _alike(job, last)), oldest)
 
 
-def in_turn(due: Sequence[Job], limit: int) -> list[Job]:
-    """List the jobs that would be drawn first, at most `limit`."""
-    waiting, served, chosen = list(due), list[str](), list[Job]()
+def in_turn(
+    due: Sequence[Job], limit: int, *, served: Sequence[str] = (), last: Job | None = None
+) -> list[Job]:
+    """List the jobs that would be drawn next, at most `limit`; see next_in_turn."""
+    waiting, chosen = list(due), list[Job]()
     while waiting and len(chosen) < limit:
-        job = next_in_turn(waiting, served=served, last=chosen[-1] if chosen else None)
-        assert job is not None
-        waiting.remove(job)
-        served = after_serving(served, job.tenant)
-        chosen.append(job)
+        last = next_in_turn(waiting, served=served, last=last)
+        assert last is not None
+        waiting.remove(last)
+        served = after_serving(served, last.tenant)
+        chosen.append(last)
     return chosen
+
+
+def next_together(
+    due: Sequence[Job], *, images: int, served: Sequence[str], last: Job | None
+) -> list[Job]:
+    """Choose what is drawn at once: the next in turn, and those after it as long as they fit.
+
+    They fit if all have as many steps, one size and references of the same sizes, and at most
+    `images` images in all. One that failed before is drawn alone: what ends a worker takes nobody
+    else with it twice.
+    """
+    order = in_turn(due, max(1, images), served=served, last=last)
+    fitting = list(takewhile(lambda job: _sharing(job) and _shape(job) == _shape(order[0]), order))
+    counted = accumulate(job.scene.count for job in fitting)
+    within = [job for job, count in zip(fitting, counted, strict=True) if count <= images]
+    return within or order[:1]
 
 
 def after_serving(served: Sequence[str], tenant: str) -> list[str]:
@@ -54,3 +74,13 @@ def _alike(job: Job, last: Job) -> bool:
         return scene.width, scene.height, *(reference.sha256 for reference in scene.references)
 
     return needs(job) == needs(last)
+
+
+def _sharing(job: Job) -> bool:
+    return job.status is Status.QUEUED and not job.failures
+
+
+def _shape(job: Job) -> tuple[object, ...]:
+    scene = job.scene
+    sizes = ((reference.width, reference.height) for reference in scene.references)
+    return scene.width, scene.height, scene.steps, *sizes

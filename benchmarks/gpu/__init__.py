@@ -1,0 +1,1 @@
+"""Figures of the full-size model on a card; README.md says how they are run."""
