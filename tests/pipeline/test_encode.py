@@ -348,6 +348,17 @@ def test_a_reference_that_cannot_be_read_beside_harms_nothing(
     assert draw(beside, soon).remembered == 1  # its prompt was encoded, and it reads for itself
 
 
+def test_what_comes_after_a_damaged_reference_is_made_ready(beside: Kontext) -> None:
+    def fail(reference: Reference) -> Image.Image:
+        raise ReferenceDamaged("gone")
+
+    damaged = Ahead(scene=replace(MIA, references=(CRIMSON,)), read=fail)
+    fine = replace(OWL, references=(NAVY,))
+    beside.draw([a_drawing(FOX)], ahead=[damaged, *in_advance(fine)])
+    ended(beside)
+    assert draw(beside, fine).remembered == 2
+
+
 def test_no_memory_for_what_is_made_ready_is_told_and_harms_nothing(
     beside: Kontext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,7 +29,8 @@ from tests.ranged_server import (
     ranged_server,
 )
 from worker.pipeline.tiny import make_tiny_weights
-from worker.pipeline.weights.fetching import CODE, Fetching, Landing
+from worker.pipeline.weights.fetching import CODE, Fetching
+from worker.pipeline.weights.hearing import Landing
 from worker.pipeline.weights.telling import Filled
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.slow]
@@ -40,8 +41,10 @@ AT = 400_000  # in the middle of the transformer, behind everything else
 PARENT = """
 import sys, time
 from worker.pipeline.weights.fetching import Fetching
-fetching = Fetching(sys.argv[1], endpoint=sys.argv[2])
+fetching = Fetching(sys.argv[1], endpoint=sys.argv[2], through_ring=False)
 folder = fetching.opened().folder
+for role in ("text_encoder", "vae", "text_encoder_2"):
+    fetching.wait_for(role)
 print(fetching.pid, folder, flush=True)
 time.sleep(600)
 """
@@ -165,6 +168,8 @@ def test_it_ends_with_its_parent_and_takes_its_small_files_along(stalled: Ranged
     ) as parent:
         assert parent.stdout
         told, folder = parent.stdout.readline().split()
+        until(lambda: STALL in stalled.happened)
+        time.sleep(0.3)  # then it has told how far it came, and has nothing to say any more
         assert not gone(int(told))
         assert Path(folder, "model_index.json").exists()
         parent.kill()

@@ -50,9 +50,9 @@ def stock(kontext: Kontext, scene: Scene) -> Image.Image:
 
 @pytest.mark.parametrize(
     ("size", "steps", "guidance"),
-    [((64, 64), 1, 2.5), ((80, 64), 4, 1.0), ((64, 208), 3, 6.0), ((256, 192), 2, 3.5)],
+    [((64, 64), 1, 2.5), ((80, 64), 4, 1.0), ((64, 208), 2, 6.0), ((256, 192), 2, 3.5)],
 )
-@pytest.mark.parametrize("references", [(), (CRIMSON,), (NAVY,)], ids=["none", "wide", "high"])
+@pytest.mark.parametrize("references", [(), (NAVY,)], ids=["none", "one"])
 def test_a_picture_is_the_stock_pipelines_to_the_bit(
     either: Kontext,
     size: tuple[int, int],
@@ -151,7 +151,7 @@ def test_several_references_lie_behind_the_picture_each_with_its_number(
 
 
 def test_the_order_of_references_matters(kontext: Kontext) -> None:
-    scene = a_scene(width=128, height=128, steps=4)
+    scene = a_scene()
     orders = itertools.permutations((CRIMSON, NAVY, GOLD))
     pictures = [draw(kontext, replace(scene, references=each)).images[0] for each in orders]
     for one, other in itertools.combinations(pictures, 2):
@@ -160,7 +160,7 @@ def test_the_order_of_references_matters(kontext: Kontext) -> None:
 
 def test_each_of_four_references_changes_the_picture(kontext: Kontext) -> None:
     four = (CRIMSON, NAVY, GOLD, TEAL)
-    scene = a_scene(width=128, height=128, steps=4, references=four)
+    scene = a_scene(references=four)
     kept = draw(kontext, scene).images[0]
     for left_out in range(4):
         others = four[:left_out] + four[left_out + 1 :]
@@ -234,7 +234,7 @@ MEAN, MOST, DECIBELS = 8.0, 110, 26.0
         replace(WHOLE, references=()),
         replace(WHOLE, references=(), seed=8, prompt="A red fox"),
         WHOLE,
-        replace(WHOLE, references=(), steps=28),
+        pytest.param(replace(WHOLE, references=(), steps=28), marks=pytest.mark.slow),
     ],
     ids=["none", "another", "reference", "long"],
 )

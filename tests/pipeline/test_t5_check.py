@@ -25,8 +25,8 @@ from tests.pipeline.encoders import (
     write_packed,
 )
 from tests.unit.gguf_files import Info, gguf_bytes
-from worker.pipeline import kontext as kontext_module
 from worker.pipeline.kontext import Kontext
+from worker.pipeline.weights import assemble as assemble_module
 from worker.pipeline.weights.gguf_header import read_header
 from worker.pipeline.weights.inspect import inspect_weights
 from worker.pipeline.weights.t5_check import (
@@ -75,12 +75,12 @@ def reconfigured(directory: Path, **changes: Any) -> None:
 
 
 def refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsError:
-    """Load, and insist that it is refused before any tensor is loaded."""
+    """Load, and insist that it is refused before a model is made of any tensor."""
 
-    def loaded(*_: object, **__: object) -> None:
+    def built(*_: object) -> None:
         raise AssertionError("torch was reached")
 
-    monkeypatch.setattr(kontext_module, "assemble", loaded)
+    monkeypatch.setattr(assemble_module, "_build", built)
     with pytest.raises(WeightsError) as caught:
         Kontext(directory, device="cpu")
     return caught.value

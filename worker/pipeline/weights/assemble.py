@@ -97,7 +97,8 @@ def _arenas(
         landing = RingLanding(
             ring.octets, slot_bytes=fetching.slot_bytes, arena_bytes=sizes, movers=movers
         )
-        # before the ring is unpinned, or a failed start would go on copying from it
+        # in reverse: no more to copy, all copies ended, and only then the ring is unpinned
+        ended.callback(landing.finish)
         ended.callback(fetching.close)
         fetching.land(landing)
         yield landing.arenas.__getitem__

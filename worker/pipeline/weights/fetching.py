@@ -17,48 +17,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Pipe
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from shared.errors import WeightsError, WeightsUnreachable
 from shared.manifest import Role
 from worker.pipeline.weights import shared_memory
 from worker.pipeline.weights.crc import Octets
 from worker.pipeline.weights.fetch import RANGE_BYTES, Fetched
+from worker.pipeline.weights.hearing import Hearing, Landing
 from worker.pipeline.weights.layout import ORDER
 from worker.pipeline.weights.opening import Opened
-from worker.pipeline.weights.telling import (
-    Advanced,
-    Begin,
-    Ended,
-    Filled,
-    Judged,
-    Refused,
-    Told,
-    Whole,
-    send,
-)
+from worker.pipeline.weights.telling import Begin, send
 
 SLOTS = 64  # of 8 MiB: half a GiB, which a link of 1 GB/s fills while torch is imported
-LOOK = 0.001  # seconds between two looks at copies that are under way
 TELL = 0.2  # seconds between two looks at how far it has come
 CODE = "import sys; from worker.pipeline.weights.fetch_process import main; main(int(sys.argv[1]))"
-
-
-class Landing(Protocol):
-    """Takes bytes out of the ring's slots to where they belong."""
-
-    def copy(self, filled: Filled) -> None:
-        """Begin to copy what a slot holds."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether copies are under way."""
-
-    def copied(self) -> list[int]:
-        """Name the slots that have become free since the last call; it does not wait."""
-
-    def finish(self) -> list[int]:
-        """Wait for all copies, and name the slots that have become free."""
 
 
 class Fetching:
@@ -76,13 +49,6 @@ class Fetching:
     ) -> None:
         """Start at once; weights for a device go through the ring, None looks if there is one."""
         self.place, self.slot_bytes = place, range_bytes
-        self._changed = threading.Condition()
-        self._judged: Judged | None = None
-        self._fetched: Fetched | None = None
-        self._failed: Exception | None = None
-        self._landing: Landing | None = None
-        self._whole: set[Role] = set()
-        self._bytes, self._closed = 0, False
         self._folder = Path(tempfile.mkdtemp(prefix="illo-weights-"))
         self._files = {name: shared_memory.create(name) for name in ("ring", *ORDER)}
         self._pipe, theirs = Pipe()
@@ -105,7 +71,8 @@ class Fetching:
         )
         with suppress(OSError):  # it died at once, which the listener hears
             send(self._pipe, begin)
-        self._listener = threading.Thread(target=self._listen, name="fetching", daemon=True)
+        self._hearing = Hearing(self._pipe, place=place, death=self._death)
+        self._listener = threading.Thread(target=self._hearing.listen, name="fetching", daemon=True)
         self._listener.start()
 
     def __enter__(self) -> Self:
@@ -122,17 +89,19 @@ class Fetching:
     @property
     def through_ring(self) -> bool:
         """Whether the bytes come through the ring; known once the weights are opened."""
-        assert self._judged
-        return self._judged.through_ring
+        judged = self._hearing.judged
+        assert judged
+        return judged.through_ring
 
     def opened(self) -> Opened:
         """Wait until headers and small files were judged.
 
         Raises WeightsMissing, WeightsDamaged, WrongWeights or WeightsUnreachable.
         """
-        self._wait(lambda: self._judged is not None)
-        assert self._judged
-        return self._judged.opened
+        self._hearing.wait(lambda: self._hearing.judged is not None)
+        judged = self._hearing.judged
+        assert judged
+        return judged.opened
 
     def wait_for(
         self, role: Role, *, on_bytes: Callable[[int], None] = lambda received: None
@@ -141,20 +110,20 @@ class Fetching:
 
         Tells how many bytes of all models have come, whenever more have. Raises as `opened` does.
         """
-        told = 0
+        told, hearing = 0, self._hearing
         while True:
-            there = self._wait(lambda: role in self._whole, seconds=TELL)
-            if self._bytes != told:
-                told = self._bytes
+            there = hearing.wait(lambda: role in hearing.whole, seconds=TELL)
+            if hearing.bytes != told:
+                told = hearing.bytes
                 on_bytes(told)
             if there:
                 return
 
     def fetched(self) -> Fetched:
         """Wait for the end, and tell what the fetch did. Raises as `opened` does."""
-        self._wait(lambda: self._fetched is not None)
-        assert self._fetched
-        return self._fetched
+        self._hearing.wait(lambda: self._hearing.fetched is not None)
+        assert self._hearing.fetched
+        return self._hearing.fetched
 
     def arena(self, role: Role) -> Octets:
         """Map the memory that a model's bytes come to, where they do not go through the ring."""
@@ -166,17 +135,12 @@ class Fetching:
 
     def land(self, landing: Landing) -> None:
         """Say who takes the bytes out of the ring; until then it fills up and waits."""
-        with self._changed:
-            self._landing = landing
-            self._changed.notify_all()
+        self._hearing.land(landing)
 
     def close(self) -> None:
         """End the process, whatever it does, and remove its small files; arenas stay mapped."""
-        with self._changed:
-            if self._closed:
-                return
-            self._closed = True
-            self._changed.notify_all()
+        if not self._hearing.stop():
+            return
         self._process.kill()
         self._process.wait()
         self._listener.join()
@@ -184,71 +148,6 @@ class Fetching:
         for file in self._files.values():
             shared_memory.close(file)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _wait(self, ready: Callable[[], bool], *, seconds: float | None = None) -> bool:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: ready() or self._failed is not None or self._closed, seconds
-            )
-            if ready():
-                return True
-            if self._failed is not None:
-                raise self._failed
-            if self._closed:
-                raise WeightsUnreachable(f"{self.place}: the fetch was ended; start again")
-            return False
-
-    def _listen(self) -> None:
-        try:
-            while self._fetched is None and self._failed is None:
-                self._hear(self._receive())
-        except (EOFError, OSError):
-            self._fail(self._death())
-        except RuntimeError as error:  # torch's, when it cannot copy
-            self._fail(error)
-
-    def _receive(self) -> Told:
-        while self._landing is not None and self._landing.busy and not self._pipe.poll(LOOK):
-            self._give_back(self._landing.copied())
-        message: Told = self._pipe.recv()
-        return message
-
-    def _hear(self, message: Told) -> None:
-        if isinstance(message, Filled):
-            self._take(message)
-            return
-        if isinstance(message, Whole) and self._landing is not None:
-            self._give_back(self._landing.finish())
-        with self._changed:
-            match message:
-                case Judged():
-                    self._judged = message
-                case Advanced(count):
-                    self._bytes = count
-                case Whole(role):
-                    self._whole.add(role)
-                case Ended(fetched):
-                    self._fetched = fetched
-                case Refused(error):
-                    self._failed = error
-            self._changed.notify_all()
-
-    def _take(self, filled: Filled) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._landing is not None or self._closed)
-        if self._landing is not None:
-            self._landing.copy(filled)
-            self._give_back(self._landing.copied())
-
-    def _give_back(self, slots: list[int]) -> None:
-        with suppress(OSError):  # it needs none any more, or died: what it said last tells which
-            for slot in slots:
-                send(self._pipe, slot)
-
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
-            self._failed = error
-            self._changed.notify_all()
 
     def _death(self) -> WeightsError:
         status = self._process.wait()
