@@ -31,10 +31,16 @@ def overview(backends: Backends, settings: Settings, caller: Caller) -> QueueOve
         reason=standing.stopped,
         changed_at=control.changed_at,
         counts={"queued": _of(counted, Status.QUEUED), "running": _of(counted, Status.RUNNING)},
-        oldest_queued_seconds=_oldest(counted, standing.now),
+        oldest_queued_seconds=oldest_queued(counted, standing.now),
         gpu_seconds_today=backends.jobs.gpu_seconds(day_of(standing.now)),
         gpu_seconds_per_day=settings.gpu_seconds_per_day,
     )
+
+
+def oldest_queued(counted: Sequence[QueueCount], now: datetime) -> float | None:
+    """Say for how many seconds the oldest waiting job has been there; None if none waits."""
+    waiting = [count.oldest for count in counted if count.status is Status.QUEUED]
+    return max(0.0, (now - min(waiting)).total_seconds()) if waiting else None
 
 
 def without_others(record: WorkerRecord, caller: Caller, backends: Backends) -> WorkerRecord:
@@ -53,8 +59,3 @@ def _of(counted: Sequence[QueueCount], status: Status) -> dict[Priority, int]:
         priority: sum(c.jobs for c in counted if (c.status, c.priority) == (status, priority))
         for priority in Priority
     }
-
-
-def _oldest(counted: Sequence[QueueCount], now: datetime) -> float | None:
-    waiting = [count.oldest for count in counted if count.status is Status.QUEUED]
-    return max(0.0, (now - min(waiting)).total_seconds()) if waiting else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from api.problems import Refusal
+from api.queue_event import tell_queue
 from api.requests import Empty
 from api.routing import Call, Route, reply
 from api.service import Service
@@ -52,7 +53,7 @@ def internal_routes(service: Service, sweeper: "PushIdentity | None") -> list[Ro
 
 
 def sweep(service: Service, sweeper: "PushIdentity", call: Call[None, Empty]) -> Answer:
-    """Sweep until nothing is left to go on with at once, or the time is over."""
+    """Sweep until nothing is left to go on with at once, or the time is over; tell the queue."""
     _refuse_strangers(call.headers.get("Authorization"), sweeper)
     end = time.monotonic() + LONGEST
     done = SweepBody()
@@ -60,7 +61,9 @@ def sweep(service: Service, sweeper: "PushIdentity", call: Call[None, Empty]) ->
         report = sweep_once(service.backends, service.settings)
         done = _added(done, report)
         if not report.unfinished or time.monotonic() >= end:
-            return reply(done)
+            break
+    tell_queue(service.backends, service.settings)
+    return reply(done)
 
 
 def _refuse_strangers(authorization: str | None, sweeper: "PushIdentity") -> None:

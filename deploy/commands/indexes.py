@@ -23,8 +23,8 @@ def indexes(form: str, database: str) -> int:
     Without them its queries are refused, and with Firestore's own choice of them each heartbeat
     would cost a multiple. Apply them before the first start, and again after an update: with
     `illo indexes > firestore.indexes.json` and `firebase deploy --only firestore:indexes`, or run
-    the lines that `illo indexes --format gcloud` prints. Queries are answered when the indexes are
-    built.
+    the lines that `illo indexes --format gcloud` prints. Terraform reads the same file: `illo
+    indexes > deploy/terraform/indexes.json`. Queries are answered when the indexes are built.
     """
     from shared.gcp.indexes import commands, document
 

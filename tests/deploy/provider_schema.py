@@ -34,10 +34,14 @@ def main() -> None:
 
 
 def extract(bindings: Mapping[str, Any], kinds: list[str]) -> dict[str, Any]:
-    """Read the arguments and blocks of some kinds of resources, and which provider has them."""
+    """Read what some kinds of resources take and tell, and which provider has them."""
     types: Types = bindings["types"]
     versions = set[str]()
-    resources = {kind: _block(types, _config(types, kind), versions) for kind in kinds}
+    resources = {}
+    for kind in kinds:
+        config = _config(types, kind)
+        taken = _block(types, config, versions)
+        resources[kind] = {**taken, "told": _told(types, config.removesuffix("Config"), taken)}
     (version,) = versions
     return {"provider": f"hashicorp/google {version}", "resources": resources}
 
@@ -75,6 +79,13 @@ def _block(types: Types, name: str, versions: set[str]) -> dict[str, Any]:
             found = _block(types, inner, versions)
             blocks[argument] = {"need": need, "many": many, **found}
     return {"arguments": arguments, "blocks": blocks}
+
+
+def _told(types: Types, name: str, taken: Mapping[str, Any]) -> list[str]:
+    """List what can be read of a resource beside what it was given."""
+    told = {_snake(one["name"]) for one in types[name].get("properties", ())}
+    bindings_own = {one for one in told if one.endswith("_input")} | {"tf_resource_type"}
+    return sorted(told - bindings_own - {*taken["arguments"], *taken["blocks"]})
 
 
 def _struct(type: Mapping[str, Any]) -> tuple[str | None, bool]:

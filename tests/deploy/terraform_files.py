@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import hcl2
 
 ROOT = Path(__file__).parents[2]
 TERRAFORM = ROOT / "deploy" / "terraform"
+
+OURS = (".tf", ".json", ".md", ".example")
 
 _MARK = "__is_block__"
 _NOT_BLOCKS = (_MARK, "__comments__", "__inline_comments__")
@@ -58,7 +61,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """All blocks of a folder, and its text file by file."""
+    """All blocks of a folder's .tf files, and the text of every file."""
 
     texts: Mapping[str, str]
     blocks: tuple[Block, ...]
@@ -88,19 +91,26 @@ class Tree:
 
 
 def read_tree(folder: Path) -> Tree:
-    """Read every .tf file of a folder."""
-    return parse({file.name: file.read_text() for file in sorted(folder.glob("*.tf"))})
+    """Read the files of a folder that are the repository's."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in OURS)
+    return parse({file.name: file.read_text() for file in files})
 
 
 def parse(texts: Mapping[str, str]) -> Tree:
-    """Read the text of some files."""
-    blocks = [block for text in texts.values() for block in _blocks(hcl2.loads(text))]
+    """Read the blocks of those texts that are Terraform's."""
+    code = [text for name, text in texts.items() if name.endswith(".tf")]
+    blocks = [block for text in code for block in _read(text)]
     return Tree(texts=texts, blocks=tuple(blocks))
 
 
 def variables_named(expression: str) -> set[str]:
     """List the variables that an expression reads."""
     return set(re.findall(r"\bvar\.(\w+)", expression))
+
+
+@cache
+def _read(text: str) -> tuple[Block, ...]:
+    return tuple(_blocks(hcl2.loads(text)))
 
 
 def _blocks(body: Mapping[str, Any]) -> Iterator[Block]:

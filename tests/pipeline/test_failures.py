@@ -29,6 +29,8 @@ from worker.pipeline.encode import Encoder
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.residency import Residency
 
+pytestmark = pytest.mark.slow  # whole drawings, many of them
+
 # wide enough to be decoded in two tiles
 WIDE = a_scene(width=640, height=64, references=(a_reference("plum", 96, 64),))
 FULL = torch.OutOfMemoryError("CUDA out of memory")

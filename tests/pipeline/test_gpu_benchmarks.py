@@ -32,6 +32,8 @@ from worker.pipeline.plan import CONTEXT_BYTES
 from worker.pipeline.weights.flux_shapes import expected_shapes
 from worker.pipeline.weights.t5_names import encoder_shapes
 
+pytestmark = pytest.mark.slow  # whole drawings, many of them
+
 Measured = Callable[..., dict[str, Any]]
 
 MEGAPIXEL = 1024**2

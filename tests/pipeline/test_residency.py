@@ -18,6 +18,8 @@ from worker.drawing import Drawing, Drawn
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.residency import set_tiles, settle
 
+pytestmark = pytest.mark.slow  # whole drawings, many of them
+
 CPU = torch.device("cpu")
 SCENE = Scene(
     prompt="",

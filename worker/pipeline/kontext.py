@@ -3,8 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from worker.pipeline.canvas import Canvas
 from worker.pipeline.card import plan_for
 from worker.pipeline.denoise import Row, advance
 from worker.pipeline.encode import PROMPTS_TOGETHER, Encoder
+from worker.pipeline.memory import begin_peak, peak_of, telling_of_memory
 from worker.pipeline.model_bytes import models_in
 from worker.pipeline.peaks import TEXT_TOKENS
 from worker.pipeline.plan import LargestJob, Plan
@@ -67,7 +67,7 @@ class Kontext:
             self.weights = Weights(label=manifest.label, sha256=manifest.sha256)
             dtype = dtype or DTYPES[self._device.type]
             self.plan = self._planned(residency, fetching, dtype, together, max_pixels)
-            with _memory():
+            with telling_of_memory():
                 self._pipeline = load(
                     fetching,
                     dtype=dtype,
@@ -79,7 +79,7 @@ class Kontext:
         self.together = together
         on_stage("settling models", 0.9)
         began = time.monotonic()
-        with _memory():
+        with telling_of_memory():
             self._settle(self.plan.residency)
         set_tiles(self._pipeline, tiled=self.plan.tiled)
         seconds = round(time.monotonic() - began, 3)
@@ -95,7 +95,7 @@ class Kontext:
         then it is to within the tolerance that docs/weights.md states.
         """
         canvases = [Canvas(drawing) for drawing in drawings]
-        self._begin_peak()
+        begin_peak(self._device)
         try:
             with torch.no_grad():
                 self._stepping_down(partial(self._encode, canvases, ahead))
@@ -106,7 +106,7 @@ class Kontext:
             # a stopped drawing leaves its models on the device, and a cache in the middle
             self._pipeline.transformer._reset_stateful_cache()
             self._after_drawing()
-        peak = self._peak()
+        peak = peak_of(self._device)
         return [canvas.outcome(peak_bytes=peak) for canvas in canvases]
 
     def _planned(
@@ -179,7 +179,7 @@ class Kontext:
 
     def _make_ready(self, ahead: Sequence[Ahead]) -> None:
         try:
-            with _memory():
+            with telling_of_memory():
                 # models that are offloaded meanwhile must not be called in by two threads
                 self._encoder.make_ready(ahead, wanted=lambda: self._encodes_beside)
         except OutOfMemory as full:
@@ -189,7 +189,7 @@ class Kontext:
         """Do a work that can go on where it stopped; without memory, again with less of it."""
         while True:
             try:
-                with _memory():
+                with telling_of_memory():
                     return work()
             except OutOfMemory as full:
                 reason = str(full)
@@ -232,28 +232,6 @@ class Kontext:
         resident = self.residency is Residency.RESIDENT
         return self._device.type == "cuda" and resident and self.plan.beside
 
-    def _begin_peak(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def _peak(self) -> int | None:
-        if self._device.type != "cuda":
-            return None
-        return int(torch.cuda.max_memory_allocated(self._device))
-
 
 def _going_on(canvases: Iterable[Canvas]) -> list[Canvas]:
     return [canvas for canvas in canvases if canvas.going_on]
-
-
-@contextmanager
-def _memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"the device has no room for this drawing: {error}") from None
-    except RuntimeError as error:
-        # torch has no class of its own for a CPU that has no memory left
-        if "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(f"the machine has no room for this drawing: {error}") from None
