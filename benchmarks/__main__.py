@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import accept, claims, disk, fetch, google, overhead, png, poll
+from benchmarks import accept, claims, cold, disk, fetch, google, overhead, png, poll
 from benchmarks.report import Figure, print_table
 
 OUT = Path("build/benchmarks")
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "claims": claims.measure,
     "google": google.measure,
     "fetch": fetch.measure,
+    "cold": cold.measure,
     "disk": disk.measure,
     "png": png.measure,
 }

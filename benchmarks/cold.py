@@ -39,10 +39,11 @@ from worker.pipeline.weights.fetching import Fetching
 with Fetching(sys.argv[1], endpoint=sys.argv[2], through_ring=sys.argv[3] == "ring") as fetching:
     began = time.monotonic()
     import torch
+    from worker.pipeline.weights.arrival import Arrival
     from worker.pipeline.weights.assemble import load
     imported = time.monotonic() - began
     torch.set_num_threads(1)
-    model = load(fetching, dtype=torch.bfloat16).transformer
+    model = load(Arrival(fetching), dtype=torch.bfloat16).transformer
     fetched = fetching.fetched()
     print(json.dumps({"imported": imported, "opened": fetching.opened().seconds,
         "fetched": fetched.seconds, "bytes": fetched.bytes, "again": fetched.retries,
@@ -146,11 +147,15 @@ def measure(folder: Path) -> list[Figure]:
 
 def _told(what: str, start: Start, ideal: float, size: int) -> list[Figure]:
     beside = (start.peak - size) / 1e6
-    return [
+    figures = [
         Figure(what=what, value=start.wall, unit="s", ratio=start.wall / ideal, against="÷ ideal"),
         Figure(what="  processor, imports and all", value=start.cpu, unit="s"),
-        Figure(what="  peak host memory beside the tensors", value=beside, unit="MB"),
     ]
+    if beside > 0:  # else there are no tensors
+        figures.append(
+            Figure(what="  peak host memory beside the tensors", value=beside, unit="MB")
+        )
+    return figures
 
 
 def _illo(url: str, way: str) -> Start:

@@ -104,10 +104,11 @@ def _start_illo(folder: Path) -> Any:
     """Do as a worker does: a second process fetches, this one judges and builds all models."""
     import torch
 
+    from worker.pipeline.weights.arrival import Arrival
     from worker.pipeline.weights.assemble import load
 
     with Fetching(str(folder)) as fetching:
-        return load(fetching, dtype=torch.bfloat16).transformer
+        return load(Arrival(fetching), dtype=torch.bfloat16).transformer
 
 
 def _load_in_one_process(folder: Path) -> Any:
@@ -160,12 +161,14 @@ def _alone(way: str, folder: Path, *, hashed: bool) -> Run:
 
 def _run(way: str, folder: Path, hashed: bool) -> Run:
     if way != RAW:
-        import torch
         from transformers.utils import logging
+
+        logging.set_verbosity_error()
+
+        import torch
 
         import worker.pipeline.weights.assemble  # noqa: F401  # imports are not what is measured
 
-        logging.set_verbosity_error()
         torch.set_num_threads(1)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before, cpu, began = _memory("VmRSS"), _processor(), time.perf_counter()

@@ -19,7 +19,7 @@ from shared.program import begin
 from shared.requirements import require_worker
 from shared.settings import Backend, Settings
 from shared.signals import EndWishes
-from shared.stages import age
+from shared.stages import Stages, age
 from shared.wiring import Backends, open_backends, push_identity
 from shared.workers import WorkerRecord, WorkerState
 from worker.app import Health, create_app
@@ -134,19 +134,30 @@ class Worker:
 
         self._in_background(watch)
         stage("importing", 0.0)
-        began = time.monotonic()
-        from worker.pipeline.kontext import Kontext
-        from worker.pipeline.residency import Residency
+        stages, took = Stages(), self._measures.start_stage
+        stages.done("before")
+        from worker.pipeline.start import begin
 
-        log.info("imported", extra={"seconds": round(time.monotonic() - began, 3)})
-        return Kontext(
+        stages.done("importing torch")
+        start = begin(
             self._fetching,
-            residency=Residency(self._settings.residency),
-            threads=self._settings.pipeline_threads,
+            residency=self._settings.residency,
             together=self._settings.together,
             max_pixels=self._settings.max_pixels,
-            on_stage=stage,
         )
+        stages.done("planning")
+        from worker.pipeline.kontext import Kontext
+
+        stages.done("importing models")
+        log.info("imported", extra={"stages": stages.seconds()})
+        for name, seconds in stages.seconds().items():
+            took(name, seconds)
+        kontext = Kontext(
+            start, threads=self._settings.pipeline_threads, on_stage=stage, on_took=took
+        )
+        fetched = self._fetching.fetched()
+        self._measures.fetched(fetched.bytes_per_second, connections=fetched.connections)
+        return kontext
 
     def _open_desk(self, pipeline: Pipeline) -> None:
         settings, backends = self._settings, self._backends
@@ -181,7 +192,8 @@ class Worker:
             weights=pipeline.weights,
             device=getattr(pipeline, "device", None),
         )
-        log.info("ready", extra={"weights": pipeline.weights.label})
+        self._measures.start_stage("until ready", age())
+        log.info("ready", extra={"weights": pipeline.weights.label, "seconds": round(age(), 3)})
 
     def _answer(self, body: bytes) -> int:
         if not self._ready.wait(READY_PATIENCE) or self._desk is None or self._stopping.is_set():

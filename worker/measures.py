@@ -3,6 +3,8 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.jobs import Job
+from shared.stages import age
+from shared.vocabulary import Status
 
 STAGE_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 STEP_SECONDS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 30)
@@ -44,15 +46,27 @@ class Measures:
             "illo_start_seconds", "Seconds by stage of this worker's start", ["stage"],
             registry=where,
         )  # fmt: skip
+        self._fetched = Gauge(
+            "illo_fetch_bytes_per_second", "How fast the weights came", ["connections"],
+            registry=where,
+        )  # fmt: skip
         self._largest = 0
+        self._drawn = False
 
     def start_stage(self, name: str, seconds: float) -> None:
         """Tell how long a stage of the start took."""
         self._start.labels(name).set(seconds)
 
+    def fetched(self, bytes_per_second: float, *, connections: int) -> None:
+        """Tell how fast the weights came, over so many connections."""
+        self._fetched.labels(str(connections)).set(bytes_per_second)
+
     def attempted(self, job: Job) -> None:
         """Count an attempt that was just committed, by what it left and what it took."""
         used = job.metrics
+        if job.status is Status.SUCCEEDED and not self._drawn:
+            self._drawn = True
+            self.start_stage("until first image", age())
         self._attempts.labels(job.status.value).inc()
         for stage, seconds in (used.stages or {}).items():
             self._stages.labels(stage).observe(seconds)

@@ -12,10 +12,10 @@ from benchmarks.report import Figure
 from shared.errors import CardTooSmall, OutOfMemory
 from shared.settings import Residency
 from shared.vocabulary import Phase
-from worker.pipeline.kontext import DTYPES
 from worker.pipeline.model_bytes import models_in
 from worker.pipeline.plan import CONTEXT_BYTES, LargestJob, Memory, ModelBytes, Plan, plan
 from worker.pipeline.residency import set_tiles
+from worker.pipeline.start import DTYPES
 from worker.pipeline.weights.opening import open_weights
 from worker.pipeline.weights.place import LocalPlace
 

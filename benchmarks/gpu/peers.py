@@ -24,7 +24,7 @@ from benchmarks.gpu.bench import Bench, synchronize
 from benchmarks.gpu.product import a_picture
 from shared.scenes import Scene
 from worker.pipeline.denoise import Row
-from worker.pipeline.kontext import DTYPES
+from worker.pipeline.start import DTYPES
 
 
 def dtype_of(bench: Bench) -> torch.dtype:

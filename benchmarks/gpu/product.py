@@ -17,7 +17,7 @@ from worker.drawing import Drawing, Drawn, Save
 from worker.pipeline.denoise import Row, advance, conditions_of, first_row
 from worker.pipeline.encode import Encoder
 from worker.pipeline.kontext import Kontext
-from worker.pipeline.weights.fetching import Fetching
+from worker.pipeline.start import Start, begin
 
 OnProgress = Callable[[Phase, int, int], None]
 OnStep = Callable[[int, Save], None]
@@ -26,19 +26,16 @@ OnStep = Callable[[int, Save], None]
 def open_kontext(
     bench: Bench,
     *,
-    fetching: Fetching | None = None,
+    start: Start | None = None,
     residency: Residency = Residency.RESIDENT,
     together: int = 1,
     on_stage: Callable[[str, float], None] = lambda stage, fraction: None,
 ) -> Kontext:
-    """Load the bench's weights as a worker does; `fetching` may have begun before."""
-    return Kontext(
-        fetching or bench.weights,
-        residency=residency,
-        device=bench.device,
-        together=together,
-        on_stage=on_stage,
+    """Load the bench's weights as a worker does, if that was not begun before."""
+    begun = start or begin(
+        bench.weights, residency=residency, device=bench.device, together=together
     )
+    return Kontext(begun, on_stage=on_stage)
 
 
 def a_scene(bench: Bench, *, with_reference: bool = True, **changes: Any) -> Scene:

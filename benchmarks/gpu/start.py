@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.gpu.bench import Bench, Results, synchronize
 from benchmarks.report import Figure
+from shared.settings import Residency
 from shared.stages import Stages
 from worker.pipeline.weights.fetching import Fetching
 
@@ -32,10 +33,13 @@ def measure(bench: Bench, results: Results) -> None:
     fetching = Fetching(str(bench.weights))
     stages.done(PYTHON)
     with _hearing("worker") as events:
+        from worker.pipeline.start import begin
+
+        start = begin(fetching, residency=Residency.RESIDENT, device=bench.device)
         from benchmarks.gpu.product import a_scene, draw, open_kontext
 
         stages.done(IMPORTS)
-        kontext = open_kontext(bench, fetching=fetching, on_stage=stages.hear)
+        kontext = open_kontext(bench, start=start, on_stage=stages.hear)
         synchronize(bench.device)
         stages.done("ready")
 

@@ -11,6 +11,7 @@ from shared.manifest import read_manifest
 from shared.scenes import Weights
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.residency import Residency
+from worker.pipeline.start import begin
 from worker.pipeline.tiny import make_tiny_weights
 
 # one: on a busy machine two threads wait for each other, and drawing takes ten times as long
@@ -36,8 +37,8 @@ def load(tiny: Path) -> Callable[..., Kontext]:
     """Load a pipeline of one's own, to step it down or to spoil it."""
 
     def load(**options: Any) -> Kontext:
-        wishes = {"residency": Residency.RESIDENT, "device": "cpu", "threads": THREADS, **options}
-        return Kontext(tiny, **wishes)
+        wishes = {"residency": Residency.RESIDENT, "device": "cpu", **options}
+        return Kontext(begin(tiny, **wishes), threads=THREADS)
 
     return load
 

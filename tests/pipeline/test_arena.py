@@ -20,6 +20,7 @@ from tests.pipeline.test_weights import described_anew
 from tests.ranged_server import FLIPPED, FOLDER, Fault, objects_of, ranged_server
 from worker.pipeline.tiny import make_tiny_weights
 from worker.pipeline.weights import assemble as assemble_module
+from worker.pipeline.weights.arrival import Arrival
 from worker.pipeline.weights.assemble import load
 from worker.pipeline.weights.fetching import Fetching
 from worker.pipeline.weights.flux_shapes import Naming
@@ -95,7 +96,7 @@ def test_every_tensor_is_what_the_file_has(
 
     monkeypatch.setattr(assemble_module, "_build", watched)
     with fetching(weights, place=place, through_ring=through_ring) as begun:
-        load(begun, dtype=torch.float32)
+        load(Arrival(begun), dtype=torch.float32)
         assert begun.through_ring is through_ring
         assert begun.fetched().connections > 1
     assert seen == stored_bytes(weights)
@@ -116,7 +117,7 @@ def stock(weights: Path, dtype: torch.dtype) -> dict[Role, torch.nn.Module]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_plain_models_are_those_that_the_libraries_load(weights: Path, dtype: torch.dtype) -> None:
     with Fetching(str(weights)) as begun:
-        pipeline = load(begun, dtype=dtype)
+        pipeline = load(Arrival(begun), dtype=dtype)
     for role, expected in stock(weights, dtype).items():
         found = getattr(pipeline, role)
         assert not found.training
@@ -132,7 +133,7 @@ def test_plain_models_are_those_that_the_libraries_load(weights: Path, dtype: to
 def test_plain_models_compute_what_the_libraries_models_do(tmp_path: Path) -> None:
     make_tiny_weights(tmp_path / "tiny", packed_t5=False)
     with Fetching(str(tmp_path / "tiny")) as begun:
-        pipeline = load(begun, dtype=torch.float32)
+        pipeline = load(Arrival(begun), dtype=torch.float32)
     expected = stock(tmp_path / "tiny", torch.float32)
     ids = torch.arange(3, 20)[None]
     pixels = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
@@ -152,7 +153,7 @@ def memory_of(model: torch.nn.Module) -> set[int]:
 @pytest.mark.parametrize("through_ring", [False, True], ids=["straight", "through the ring"])
 def test_what_needs_no_conversion_is_not_copied(weights: Path, through_ring: bool) -> None:
     with Fetching(str(weights), through_ring=through_ring) as begun:
-        pipeline = load(begun, dtype=torch.float32)
+        pipeline = load(Arrival(begun), dtype=torch.float32)
     # stored in float32, so that they are views of one arena each
     assert len(memory_of(pipeline.text_encoder)) == 1
     assert len(memory_of(pipeline.vae)) == 1
@@ -173,9 +174,9 @@ def test_what_needs_conversion_is_converted_once(tmp_path: Path) -> None:
     save_file(numbers, file, metadata={"format": "pt"})
     described_anew(weights)
     with Fetching(str(weights)) as begun:
-        found = load(begun, dtype=torch.float32).vae.state_dict()
+        found = load(Arrival(begun), dtype=torch.float32).vae.state_dict()
     with Fetching(str(weights)) as begun:
-        same = load(begun, dtype=torch.bfloat16).vae
+        same = load(Arrival(begun), dtype=torch.bfloat16).vae
     assert len(memory_of(same)) == 1
     for name, tensor in numbers.items():
         assert torch.equal(found[name], tensor.float())
@@ -198,7 +199,7 @@ def test_a_model_in_several_files_is_one(tmp_path: Path) -> None:
         files.append(describe_file(weights, name, Role.TEXT_ENCODER_2))
     write_manifest(weights, replace(manifest, files=tuple(files)))
     with Fetching(str(weights)) as begun:
-        found = load(begun, dtype=torch.float32).text_encoder_2.state_dict()
+        found = load(Arrival(begun), dtype=torch.float32).text_encoder_2.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
@@ -207,7 +208,7 @@ def test_memory_is_given_back_with_the_model(tmp_path: Path) -> None:
     make_tiny_weights(tmp_path / "tiny")
     before = arenas_mapped()
     with Fetching(str(tmp_path / "tiny"), through_ring=False) as begun:
-        pipeline = load(begun, dtype=torch.float32)
+        pipeline = load(Arrival(begun), dtype=torch.float32)
     assert len(arenas_mapped() - before) == 4
     # as an offload does: what is packed moves, and nobody needs the arena any more
     for model in (pipeline.transformer, pipeline.text_encoder_2, pipeline.vae):
@@ -241,7 +242,7 @@ def test_a_damaged_byte_never_becomes_a_pipeline(
         Fetching(FOLDER, endpoint=server.url, through_ring=through_ring, **RING) as begun,
         pytest.raises(WeightsDamaged, match=f"{name}: what came has the crc32c"),
     ):
-        load(begun, dtype=torch.float32)
+        load(Arrival(begun), dtype=torch.float32)
 
 
 def test_a_damaged_byte_of_a_header_never_becomes_a_pipeline(
@@ -258,7 +259,7 @@ def test_a_damaged_byte_of_a_header_never_becomes_a_pipeline(
         Fetching(FOLDER, endpoint=server.url) as begun,
         pytest.raises(WeightsDamaged, match=r"model\.gguf: what came has the crc32c"),
     ):
-        load(begun, dtype=torch.float32)
+        load(Arrival(begun), dtype=torch.float32)
 
 
 def _never(**_: object) -> FluxKontextPipeline:
@@ -268,7 +269,7 @@ def _never(**_: object) -> FluxKontextPipeline:
 def test_the_log_says_what_was_opened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manifest = make_tiny_weights(tmp_path / "tiny")
     with caplog.at_level("INFO"), Fetching(str(tmp_path / "tiny")) as begun:
-        load(begun, dtype=torch.float32)
+        load(Arrival(begun), dtype=torch.float32)
     events = {}
     for record in caplog.records:
         events.setdefault(record.getMessage(), []).append(record.__dict__)

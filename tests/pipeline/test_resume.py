@@ -38,6 +38,7 @@ from worker.pipeline.denoise import Row, conditions_of, first_row
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.latents import restore_latents, write_latents
 from worker.pipeline.residency import Residency
+from worker.pipeline.start import begin
 
 SCENE = a_scene(steps=3, references=(a_reference(),))
 
@@ -295,9 +296,8 @@ def draw_elsewhere(
     weights: Path, dtype: torch.dtype, kept: Path, pictures: Path, kill_at: int
 ) -> None:
     """Draw in this process: from what was kept, if anything, keeping every step up to the kill."""
-    kontext = Kontext(
-        weights, residency=Residency.RESIDENT, device="cpu", dtype=dtype, threads=THREADS
-    )
+    start = begin(weights, residency=Residency.RESIDENT, device="cpu", dtype=dtype)
+    kontext = Kontext(start, threads=THREADS)
 
     def keep(step: int, save: Save) -> None:
         kept.write_bytes(save())

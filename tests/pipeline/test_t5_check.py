@@ -26,6 +26,7 @@ from tests.pipeline.encoders import (
 )
 from tests.unit.gguf_files import Info, gguf_bytes
 from worker.pipeline.kontext import Kontext
+from worker.pipeline.start import begin
 from worker.pipeline.weights import assemble as assemble_module
 from worker.pipeline.weights.gguf_header import read_header
 from worker.pipeline.weights.inspect import inspect_weights
@@ -82,7 +83,7 @@ def refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsError:
 
     monkeypatch.setattr(assemble_module, "_build", built)
     with pytest.raises(WeightsError) as caught:
-        Kontext(directory, device="cpu")
+        Kontext(begin(directory, device="cpu"))
     return caught.value
 
 

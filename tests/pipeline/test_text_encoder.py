@@ -36,6 +36,7 @@ from tests.pipeline.test_kontext import a_scene, difference, draw
 from worker.pipeline import packed as packed_module
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.packed import PackedEmbedding, PackedLinear, pack_rows, unpack
+from worker.pipeline.start import begin
 from worker.pipeline.tiny import make_tiny_weights
 from worker.pipeline.weights import gguf_bytes
 from worker.pipeline.weights.gguf_bytes import read_tensors
@@ -344,7 +345,7 @@ def test_the_files_in_the_directory_decide_how_it_is_loaded(
     kontext: Kontext, tmp_path: Path
 ) -> None:
     make_tiny_weights(tmp_path / "plain", packed_t5=False)
-    plain = Kontext(tmp_path / "plain", device="cpu", threads=THREADS)
+    plain = Kontext(begin(tmp_path / "plain", device="cpu"), threads=THREADS)
     assert not packed_layers(plain._pipeline.text_encoder_2)
     assert type(plain._pipeline.text_encoder_2) is type(kontext._pipeline.text_encoder_2)
     # Q8_0 is close to what it was packed from, and the picture shows that it is not the same

@@ -16,6 +16,7 @@ from shared.errors import WeightsDamaged, WeightsError, WeightsMissing, WrongWei
 from shared.manifest import Manifest, Role, describe_file, read_manifest, write_manifest
 from tests.unit.gguf_files import write_transformer
 from worker.pipeline.kontext import Kontext
+from worker.pipeline.start import begin
 from worker.pipeline.tiny import make_tiny_weights
 from worker.pipeline.tiny_shapes import TRANSFORMER
 from worker.pipeline.weights import assemble as assemble_module
@@ -49,7 +50,7 @@ def refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> WeightsError:
 
     monkeypatch.setattr(assemble_module, "place_transformer", placed)
     with pytest.raises(WeightsError) as caught:
-        Kontext(directory, device="cpu")
+        Kontext(begin(directory, device="cpu"))
     return caught.value
 
 
@@ -62,7 +63,7 @@ def test_loading_tells_its_stages_and_needs_no_network(
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
     stages: list[tuple[str, float]] = []
-    Kontext(tiny, device="cpu", on_stage=lambda *stage: stages.append(stage))
+    Kontext(begin(tiny, device="cpu"), on_stage=lambda *stage: stages.append(stage))
     names = list(dict.fromkeys(name for name, _ in stages))
     assert (names[0], names[-1]) == ("checking weights", "ready")
     assert "loading transformer" in names
@@ -232,4 +233,4 @@ def test_a_part_with_a_missing_tensor_is_not_filled_with_chance(tmp_path: Path, 
     save_file(tensors, file, metadata={"format": "pt"})
     described_anew(weights)
     with pytest.raises(WeightsError, match="missing"):
-        Kontext(weights, device="cpu")
+        Kontext(begin(weights, device="cpu"))

@@ -81,6 +81,17 @@ def test_the_stages_of_a_start_are_gauges() -> None:
     assert value(measures, "illo_start_seconds", stage="importing") == 2.5
 
 
+def test_the_first_image_is_counted_from_the_beginning_of_the_process() -> None:
+    measures = Measures()
+    measures.attempted(replace(ended(), status=Status.FAILED))
+    assert value(measures, "illo_start_seconds", stage="until first image") == 0
+    measures.attempted(ended())
+    first = value(measures, "illo_start_seconds", stage="until first image")
+    measures.attempted(ended())
+    again = value(measures, "illo_start_seconds", stage="until first image")
+    assert 0 < first == again
+
+
 def test_no_figure_has_the_words_or_the_id_of_a_job(around: Surroundings) -> None:
     registry = CollectorRegistry()
     job = around.claimed(scene=a_scene("the secret prompt"), tenant="secretive")
@@ -100,6 +111,7 @@ def test_the_document_lists_every_figure_with_its_kind_and_label() -> None:
     measures.image_stored(1)
     measures.checkpoint_refused()
     measures.start_stage("importing", 1.0)
+    measures.fetched(1e9, connections=16)
     told = set()
     for family in measures.registry.collect():
         ending = "_total" if family.type == "counter" else ""

@@ -4,6 +4,7 @@ import logging
 
 import torch
 
+from shared.manifest import Role
 from shared.settings import Residency
 from worker.pipeline.plan import CONTEXT_BYTES, LargestJob, Memory, ModelBytes, Plan, plan
 
@@ -33,6 +34,14 @@ def plan_for(
         },
     )
     return planned
+
+
+def landing(residency: Residency, device: torch.device) -> dict[Role, torch.device]:
+    """Say where the models' bytes should come to at first: on the device, if they stay there."""
+    if residency is Residency.OFFLOAD:
+        return {}
+    streamed = {Role.TEXT_ENCODER_2} if residency is Residency.STREAM_T5 else set()
+    return {role: device for role in Role if role not in streamed}
 
 
 def measure(device: torch.device) -> Memory:

@@ -12,14 +12,13 @@ from PIL import Image
 from shared.errors import IlloError
 from shared.scenes import Reference, Scene
 from worker.drawing import Ahead, ReadReference
-from worker.pipeline.peaks import TEXT_TOKENS
+from worker.pipeline.peaks import PROMPTS_TOGETHER, TEXT_TOKENS
 from worker.pipeline.reference import fit_reference
 from worker.pipeline.remembered import Remembered
 
 # A prompt's embeddings take 4 MB at full size, a reference's latents half a megabyte.
 PROMPT_BYTES = 256 * 2**20
 REFERENCE_BYTES = 128 * 2**20
-PROMPTS_TOGETHER = 8  # more would gain little and take T5's activations once more each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -13,24 +12,15 @@ from shared.errors import OutOfMemory
 from shared.scenes import Weights
 from worker.drawing import Ahead, Drawing, Drawn
 from worker.pipeline.canvas import Canvas
-from worker.pipeline.card import plan_for
 from worker.pipeline.denoise import Row, advance
-from worker.pipeline.encode import PROMPTS_TOGETHER, Encoder
+from worker.pipeline.encode import Encoder
 from worker.pipeline.memory import begin_peak, peak_of, telling_of_memory
-from worker.pipeline.model_bytes import models_in
 from worker.pipeline.peaks import TEXT_TOKENS
-from worker.pipeline.plan import LargestJob, Plan
-from worker.pipeline.reference import MAX_AREA
-from worker.pipeline.residency import Residency, landing, set_tiles, settle
-from worker.pipeline.weights.assemble import load
-from worker.pipeline.weights.fetching import Fetching
+from worker.pipeline.residency import Residency, set_tiles, settle
+from worker.pipeline.start import Start
+from worker.pipeline.weights.assemble import OnStage, OnTook, load
 
 log = logging.getLogger(__name__)
-
-# bfloat16 is what the model was trained in; on a CPU it is slower than float32 and less exact
-DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
-MOST_REFERENCES = 4
-USUAL_PIXELS = 1024 * 1024
 
 
 class Kontext:
@@ -41,49 +31,37 @@ class Kontext:
 
     def __init__(
         self,
-        weights: Path | Fetching,
+        start: Start,
         *,
-        residency: Residency = Residency.AUTO,
-        device: str | None = None,
-        dtype: torch.dtype | None = None,
         threads: int | None = None,
-        together: int = 1,
-        max_pixels: int = USUAL_PIXELS,
-        on_stage: Callable[[str, float], None] = lambda stage, fraction: None,
+        on_stage: OnStage = lambda stage, fraction: None,
+        on_took: OnTook = lambda stage, seconds: None,
     ) -> None:
-        """Load weights, from where they lie or from a fetch that is under way, which then ends.
+        """Finish what `begin` began, also when it fails.
 
-        `on_stage` hears what is done and the fraction; `together` and `max_pixels` are the most
-        that will be asked for. Raises WeightsMissing, WeightsDamaged, WrongWeights,
-        WeightsUnreachable or CardTooSmall.
+        `on_stage` hears what is done and the fraction, `on_took` what has ended and its seconds.
+        Raises WeightsMissing, WeightsDamaged, WrongWeights, WeightsUnreachable or OutOfMemory.
         """
         on_stage("checking weights", 0.0)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._device = torch.device(self.device)
+        self.plan, self.together = start.plan, start.together
+        self.device, self._device = str(start.device), start.device
         # sums come out differently with another number of threads, so the number is fixed
         torch.set_num_threads(threads or torch.get_num_threads())
-        with weights if isinstance(weights, Fetching) else Fetching(str(weights)) as fetching:
-            manifest = fetching.opened().manifest
-            self.weights = Weights(label=manifest.label, sha256=manifest.sha256)
-            dtype = dtype or DTYPES[self._device.type]
-            self.plan = self._planned(residency, fetching, dtype, together, max_pixels)
-            with telling_of_memory():
-                self._pipeline = load(
-                    fetching,
-                    dtype=dtype,
-                    devices=landing(self.plan.residency, self._device),
-                    on_stage=on_stage,
-                )
+        manifest = start.arrival.fetching.opened().manifest
+        self.weights = Weights(label=manifest.label, sha256=manifest.sha256)
+        with telling_of_memory():
+            self._pipeline = load(
+                start.arrival, dtype=start.dtype, on_stage=on_stage, on_took=on_took
+            )
         self._encoder = Encoder(self._pipeline)
         self._beside: threading.Thread | None = None
-        self.together = together
         on_stage("settling models", 0.9)
         began = time.monotonic()
         with telling_of_memory():
             self._settle(self.plan.residency)
         set_tiles(self._pipeline, tiled=self.plan.tiled)
-        seconds = round(time.monotonic() - began, 3)
-        log.info("models settled", extra={"residency": self.residency, "seconds": seconds})
+        on_took("settling", time.monotonic() - began)
+        log.info("models settled", extra={"residency": self.residency})
         on_stage("ready", 1.0)
 
     def draw(
@@ -108,23 +86,6 @@ class Kontext:
             self._after_drawing()
         peak = peak_of(self._device)
         return [canvas.outcome(peak_bytes=peak) for canvas in canvases]
-
-    def _planned(
-        self,
-        wish: Residency,
-        fetching: Fetching,
-        dtype: torch.dtype,
-        together: int,
-        max_pixels: int,
-    ) -> Plan:
-        largest = LargestJob(
-            pixels=max_pixels,
-            references=(MAX_AREA,) * MOST_REFERENCES,
-            prompts=PROMPTS_TOGETHER,
-            images=together,
-        )
-        models = models_in(fetching.opened(), element_bytes=dtype.itemsize)
-        return plan_for(self._device, wish, models=models, largest=largest)
 
     def _encode(self, canvases: Sequence[Canvas], ahead: Sequence[Ahead]) -> None:
         for canvas in canvases:

@@ -14,6 +14,7 @@ FLOAT_BYTES = 4
 PATCH_PIXELS = 16 * 16  # one token of an image: the VAE divides by 8, patches by 2
 TILE_SIDE = 512  # pixels; diffusers' own default for this VAE is 1024, which tiles nothing usual
 TILE_PIXELS = TILE_SIDE * TILE_SIDE
+PROMPTS_TOGETHER = 8  # more would gain little and take T5's activations once more each
 TEXT_TOKENS = 512  # what T5 reads of a prompt, however short; Kontext was trained with them
 SMALL_BYTES = 2**20  # vectors, positions and the like
 T5_SLICE_BYTES = 16 * 2**20  # PackedLinear unpacks 2^20 elements at once, through float32

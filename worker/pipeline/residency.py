@@ -7,17 +7,8 @@ from diffusers import FluxKontextPipeline
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
-from shared.manifest import Role
 from shared.settings import Residency as Residency
 from worker.pipeline.peaks import TILE_SIDE
-
-
-def landing(residency: Residency, device: torch.device) -> dict[Role, torch.device]:
-    """Say where the models' bytes should come to at first: on the device, if they stay there."""
-    if residency is Residency.OFFLOAD:
-        return {}
-    streamed = {Role.TEXT_ENCODER_2} if residency is Residency.STREAM_T5 else set()
-    return {role: device for role in Role if role not in streamed}
 
 
 def settle(

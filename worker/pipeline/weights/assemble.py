@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,90 +18,65 @@ from shared.errors import WeightsDamaged
 from shared.manifest import Role
 from worker.pipeline.text_encoder import load_packed_encoder
 from worker.pipeline.transformer import place_transformer
+from worker.pipeline.weights.arrival import Arrival
 from worker.pipeline.weights.fetching import Fetching
 from worker.pipeline.weights.gguf_header import GgufHeader
 from worker.pipeline.weights.inspect import header_facts, origin_of
-from worker.pipeline.weights.landing import CudaMover, HostMover, Mover, PinnedRing, RingLanding
 from worker.pipeline.weights.layout import ORDER, OpenedFile
 from worker.pipeline.weights.opening import Opened
 from worker.pipeline.weights.plain_models import load_plain
 
 log = logging.getLogger(__name__)
 
-OnStage = Callable[[str, float], None]
-Raw = Mapping[str, torch.Tensor]
+OnStage = Callable[[str, float], None]  # what is done, and the fraction of the start
+OnTook = Callable[[str, float], None]  # a stage that has ended, and its seconds
 FETCHED = 0.9  # of a start, as it is told; what is left is to put models where they belong
-HOST = torch.device("cpu")
 
 
 def load(
-    fetching: Fetching,
+    arrival: Arrival,
     *,
     dtype: torch.dtype,
-    devices: Mapping[Role, torch.device] | None = None,
     on_stage: OnStage = lambda stage, fraction: None,
+    on_took: OnTook = lambda stage, seconds: None,
 ) -> FluxKontextPipeline:
     """Build the pipeline that computes in `dtype`, each model as soon as its bytes are vouched for.
 
-    A model lies on its device, or in host memory if none is named; its tensors are views of what
-    was fetched wherever they need no conversion. Raises WeightsMissing, WeightsDamaged,
-    WrongWeights or WeightsUnreachable, and torch.OutOfMemoryError if a device is too small.
+    Its tensors are views of what arrived wherever they need no conversion; the arrival has ended
+    then, whatever happens. Raises WeightsMissing, WeightsDamaged, WrongWeights or
+    WeightsUnreachable, and torch.OutOfMemoryError if a device is too small.
     """
     _quieten()
-    opened = fetching.opened()
-    _log_headers(opened)
-    total = sum(file.bytes for file in opened.manifest.files) or 1
-    fraction, building = 0.0, 0.0
-
-    def on_bytes(count: int) -> None:
-        nonlocal fraction
-        fraction = FETCHED * min(1.0, count / total)
-        on_stage("fetching weights", fraction)
-
-    with _arenas(fetching, devices or {}) as arenas:
+    with arrival:
+        fetching = arrival.fetching
+        opened = fetching.opened()
+        _log_headers(opened)
+        on_took("headers", opened.seconds)
         with _understood(opened):
             parts = _small_parts(opened)
+        total = sum(file.bytes for file in opened.manifest.files) or 1
+        fraction, building = 0.0, 0.0
+
+        def on_bytes(count: int) -> None:
+            nonlocal fraction
+            fraction = FETCHED * min(1.0, count / total)
+            on_stage("fetching weights", fraction)
+
         for role in ORDER:
             fetching.wait_for(role, on_bytes=on_bytes)
             on_stage(f"loading {role}", fraction)
             began = time.monotonic()
             with _understood(opened):
-                model = _build(opened, role, arenas(role), dtype)
-                parts[role.value] = model.to((devices or {}).get(role, HOST))
+                model = _build(opened, role, arrival.arena(role), dtype)
+                parts[role.value] = model.to(arrival.device_of(role))
             building += time.monotonic() - began
-        _log_fetched(fetching, building)
+        _log_fetched(fetching)
+        on_took("fetching", fetching.fetched().seconds)
+        log.info("weights assembled", extra={"seconds": round(building, 3)})
+        on_took("assembling", building)
     pipeline = FluxKontextPipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-@contextmanager
-def _arenas(
-    fetching: Fetching, devices: Mapping[Role, torch.device]
-) -> Iterator[Callable[[Role], torch.Tensor]]:
-    """Give what finds a model's arena; what comes through the ring is taken out meanwhile."""
-    if not fetching.through_ring:
-        yield lambda role: torch.from_numpy(fetching.arena(role))
-        return
-    sizes = fetching.opened().layout.arena_bytes
-    made: dict[torch.device, Mover] = {}
-    for role in sizes:
-        device = devices.get(role, HOST)
-        if device not in made:
-            made[device] = CudaMover(device) if device.type == "cuda" else HostMover()
-    movers = {role: made[devices.get(role, HOST)] for role in sizes}
-    with ExitStack() as ended:
-        ring = ended.enter_context(
-            PinnedRing(fetching.ring(), pin=any(device.type == "cuda" for device in made))
-        )
-        landing = RingLanding(
-            ring.octets, slot_bytes=fetching.slot_bytes, arena_bytes=sizes, movers=movers
-        )
-        # in reverse: no more to copy, all copies ended, and only then the ring is unpinned
-        ended.callback(landing.finish)
-        ended.callback(fetching.close)
-        fetching.land(landing)
-        yield landing.arenas.__getitem__
 
 
 def _small_parts(opened: Opened) -> dict[str, Any]:
@@ -167,7 +142,7 @@ def _facts(opened: Opened, file: OpenedFile) -> dict[str, object]:
     }
 
 
-def _log_fetched(fetching: Fetching, building: float) -> None:
+def _log_fetched(fetching: Fetching) -> None:
     fetched = fetching.fetched()
     told = asdict(fetched) | {
         "seconds": round(fetched.seconds, 3),
@@ -176,7 +151,6 @@ def _log_fetched(fetching: Fetching, building: float) -> None:
     }
     del told["crc32c"]
     log.info("weights fetched", extra=told)
-    log.info("weights assembled", extra={"seconds": round(building, 3)})
 
 
 def _quieten() -> None:

@@ -8,12 +8,16 @@ import base64
 import binascii
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import google_crc32c
-import numpy as np
-import numpy.typing as npt
 
-Octets = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# a name only: who puts weights into a bucket has no numpy
+Octets: TypeAlias = "npt.NDArray[np.uint8]"
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, the highest power in the lowest bit
 _ONE = 1 << 31

@@ -61,7 +61,7 @@ class Wanted:
 
 def fetch(
     source: Source,
-    into: Octets | memoryview | bytearray,
+    into: "Octets | memoryview | bytearray",
     spans: Sequence[Span] | None = None,
     *,
     crc32c: str | None,

@@ -126,7 +126,8 @@ class _Fetching:
     def _leave(self) -> NoReturn:
         """End at once: the parent is gone, and cannot remove what it made."""
         self._leaving.acquire()  # for ever: whoever else notices waits for the end
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(ABANDONED)  # threads in the middle of a request are not waited for
 
 

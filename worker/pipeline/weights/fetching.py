@@ -19,6 +19,7 @@ from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Self
 
+from shared.cloud_folders import read_cloud_folder
 from shared.errors import WeightsError, WeightsUnreachable
 from shared.manifest import Role
 from worker.pipeline.weights import shared_memory
@@ -49,7 +50,8 @@ class Fetching:
     ) -> None:
         """Start at once; weights for a device go through the ring, None looks if there is one."""
         self.place, self.slot_bytes = place, range_bytes
-        self._folder = Path(tempfile.mkdtemp(prefix="illo-weights-"))
+        far = read_cloud_folder(place) is not None
+        self._folder = Path(tempfile.mkdtemp(prefix="illo-weights-")) if far else None
         self._files = {name: shared_memory.create(name) for name in ("ring", *ORDER)}
         self._pipe, theirs = Pipe()
         with theirs:
@@ -147,7 +149,8 @@ class Fetching:
         self._pipe.close()
         for file in self._files.values():
             shared_memory.close(file)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _death(self) -> WeightsError:
         status = self._process.wait()

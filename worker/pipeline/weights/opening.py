@@ -66,8 +66,10 @@ def open_weights(place: Place) -> tuple[Opened, list[Wanted]]:
         small = pool.submit(place.small_files, manifest)
         sources = place.sources(large)
         prefixes = [Prefix(source) for source in sources]
-        headers = list(pool.map(_read_header, sources, prefixes))
+        reading = [pool.submit(_read_header, *each) for each in zip(sources, prefixes, strict=True)]
         folder = small.result()
+        fitting_encoder_sizes(folder)  # of two faults the one that is easier to understand
+        headers = [each.result() for each in reading]
     files = tuple(
         OpenedFile(role=file.role, header=header)
         for file, (header, _) in zip(large, headers, strict=True)

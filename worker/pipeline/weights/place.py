@@ -64,7 +64,11 @@ def large_files(manifest: Manifest) -> list[WeightsFile]:
 
 
 def open_place(
-    text: str, *, folder: Path, endpoint: str | None = None, connections: int | None = None
+    text: str,
+    *,
+    folder: Path | None,
+    endpoint: str | None = None,
+    connections: int | None = None,
 ) -> Place:
     """Understand a directory or gs:// URL.
 
@@ -74,6 +78,8 @@ def open_place(
     bucket = read_cloud_folder(text)
     if bucket is None:
         return LocalPlace(Path(text))
+    if folder is None:
+        raise ValueError(f"{text}: its small files need a folder")
     return CloudPlace(
         bucket, folder=folder, endpoint=endpoint, connections=connections or CONNECTIONS
     )

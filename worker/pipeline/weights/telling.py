@@ -21,13 +21,14 @@ from worker.pipeline.weights.rooms import Copy
 class Begin:
     """Fetch these weights into this shared memory; `arenas` and `ring` are open files.
 
+    The folder, where one is given, is for what small files a bucket has.
     The ring has so many slots of `range_bytes`.
     """
 
     place: str
     endpoint: str | None
     connections: int | None
-    folder: Path
+    folder: Path | None
     arenas: Mapping[Role, int]
     ring: int
     slots: int
