@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fetch import server
-from benchmarks.large import MODEL, SIZES, write_transformer
+from benchmarks.large import write_weights
 from benchmarks.report import Figure
-from shared.manifest import Expects, Role, describe_file, read_manifest, write_manifest
 from tests.ranged_server import BUSY, FLIPPED, FOLDER, OBJECT, RESET, STALL, Fault, Shape
-from worker.pipeline.tiny import make_tiny_weights
-from worker.pipeline.tiny_shapes import TRANSFORMER
 
 LINK, PER_CONNECTION, LATENCY = 200e6, 60e6, 0.05
 REPEATS = 3
@@ -113,7 +110,7 @@ class Start:
 def measure(folder: Path) -> list[Figure]:
     """Start each way over the same link; illo also with faults, and with one wrong bit."""
     weights = folder / "weights"
-    size = _write(weights)
+    size = write_weights(weights)
     ideal = size / LINK
     link = Shape(latency=LATENCY, per_connection=PER_CONNECTION, total=LINK)
     figures = [Figure(what=f"ideal: {size / 1e9:.2f} GB over the link", value=ideal, unit="s")]
@@ -217,26 +214,3 @@ def _children(pid: int) -> list[int]:
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(each) for task in tasks for each in (task / "children").read_text().split()]
     return []
-
-
-def _write(folder: Path) -> int:
-    """Make a whole set of weights whose transformer is large; give the transformer's size."""
-    make_tiny_weights(folder)
-    sizes = replace(
-        SIZES,
-        text_channels=TRANSFORMER.text_channels,
-        pooled_channels=TRANSFORMER.pooled_channels,
-    )
-    write_transformer(folder, sizes)
-    manifest = read_manifest(folder)
-    files = tuple(
-        describe_file(folder, file.path, file.role) if file.role is Role.TRANSFORMER else file
-        for file in manifest.files
-    )
-    expects = Expects(
-        in_channels=sizes.in_channels,
-        blocks=(sizes.double_blocks, sizes.single_blocks),
-        inner_dim=sizes.inner,
-    )
-    write_manifest(folder, replace(manifest, files=files, expects=expects))
-    return (folder / MODEL).stat().st_size

@@ -16,7 +16,6 @@ from transformers import T5EncoderModel
 
 from shared.manifest import Role
 from worker.pipeline.text_encoder import load_packed_encoder
-from worker.pipeline.weights.gguf_bytes import read_tensors
 from worker.pipeline.weights.gguf_header import read_header
 from worker.pipeline.weights.t5_names import (
     EMBEDDING,
@@ -137,10 +136,17 @@ def load(
 
 def load_file(file: Path, dtype: torch.dtype = torch.float32) -> T5EncoderModel:
     """Load the encoder that `write_packed` wrote."""
+    return load_over(file, np.fromfile(file, dtype=np.uint8), dtype)
+
+
+def load_over(
+    file: Path, octets: npt.NDArray[np.uint8], dtype: torch.dtype = torch.float32
+) -> T5EncoderModel:
+    """Load an encoder over the bytes of its file."""
     header = read_header(file)
     raw = {
-        name: torch.from_numpy(tensor)
-        for name, tensor in read_tensors(header, header.tensors).items()
+        name: torch.from_numpy(octets[tensor.offset : tensor.offset + tensor.bytes])
+        for name, tensor in header.tensors.items()
     }
     return load_packed_encoder(file.parent.parent, header, raw, dtype=dtype)
 

@@ -528,6 +528,21 @@ def test_while_weights_are_replaced_none_are_announced(
     assert announced(server)
 
 
+def test_what_somebody_else_put_there_meanwhile_is_not_overwritten(
+    push: Callable[..., Pushed], server: StrictStorage
+) -> None:
+    def be_first(kind: str) -> None:
+        if kind == storage.UPLOAD:
+            server.before = lambda kind: None
+            server.objects.write(BUCKET, {"name": FOLDER.name_of(WORDS)}, b"{}", {})
+
+    server.before = be_first
+    with pytest.raises(WeightsInTheWay, match=r"vocab\.json: something else was put there"):
+        push()
+    assert held(server)[WORDS].data == b"{}"
+    assert not announced(server)
+
+
 @pytest.mark.parametrize("change", ["gone", "replaced"])
 def test_what_changed_while_the_rest_was_sent_is_not_announced(
     push: Callable[..., Pushed], server: StrictStorage, change: str

@@ -100,11 +100,6 @@ def rows_in(header: GgufHeader) -> dict[str, Rows]:
     return {name: replace(rows, tensor=tensors[rows.tensor].name) for name, rows in found.items()}
 
 
-def wanted_order(header: GgufHeader) -> list[str]:
-    """List the file's own tensor names, each once, in the order in which a forward needs them."""
-    return list(dict.fromkeys(rows.tensor for rows in rows_in(header).values()))
-
-
 def _layers(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     yield from _FIRST.items()
     for index in range(_blocks(names, "transformer_blocks.", "double_blocks.")):
