@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "cancel": ("deploy.commands.jobs:cancel", "Cancel a job or a batch."),
     "queue": ("deploy.commands.queue:queue", "Show, pause, resume or drain the queue."),
     "keys": ("deploy.commands.keys:keys", "Make, list or revoke API keys."),
-    "weights": ("deploy.commands.weights:weights", "Make, inspect or verify weights."),
+    "weights": ("deploy.commands.weights:weights", "Make, inspect, verify or push weights."),
     "doctor": ("deploy.commands.doctor:doctor", "Say what is wrong here, and what to do."),
     "indexes": ("deploy.commands.indexes:indexes", "List the indexes that Firestore needs."),
 }

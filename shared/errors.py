@@ -187,6 +187,14 @@ class WeightsUnreachable(WeightsError):
     """The weights cannot be read at present; trying again later may help."""
 
 
+class WeightsInTheWay(WeightsError):
+    """Other weights lie where these were to go; nothing was overwritten."""
+
+
+class PushRefused(WeightsError):
+    """The bucket does not take the weights; says why, and what to do."""
+
+
 class CardTooSmall(WeightsError):
     """The device cannot hold these weights, wherever they lie between their turns."""
 

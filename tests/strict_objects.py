@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 BUCKET = "illo-test"
 PAGE = 1_000  # objects listed at once
 CONDITIONS = ("ifGenerationMatch", "ifGenerationNotMatch")
+MOST_SOURCES = 32  # of one composition
 LONGEST_LINK = 604_800  # seconds
 Query = Mapping[str, str]
 
@@ -45,6 +46,7 @@ class StoredObject:
     content_type: str
     metadata: Mapping[str, str]
     data: bytes
+    components: int = 0  # a composite has so many, and no MD5
 
     @property
     def crc32c(self) -> str:
@@ -54,12 +56,18 @@ class StoredObject:
     def md5(self) -> str:
         return base64.b64encode(hashlib.md5(self.data).digest()).decode()
 
+    @property
+    def hashes(self) -> str:
+        return f"crc32c={self.crc32c}" + ("" if self.components else f",md5={self.md5}")
+
     def described(self) -> dict[str, Any]:
+        composite = {"componentCount": self.components}
         return {
             "kind": "storage#object", "bucket": self.bucket, "name": self.name,
             "generation": str(self.generation), "metageneration": "1",
             "contentType": self.content_type, "size": str(len(self.data)),
-            "crc32c": self.crc32c, "md5Hash": self.md5, "metadata": dict(self.metadata),
+            "crc32c": self.crc32c, "metadata": dict(self.metadata),
+            **(composite if self.components else {"md5Hash": self.md5}),
         }  # fmt: skip
 
 
@@ -81,6 +89,7 @@ class Objects:
         self.buckets = {BUCKET}
         self.held: dict[tuple[str, str], StoredObject] = {}
         self.overwritten: list[StoredObject] = []
+        self.sent: list[str] = []  # names whose bytes somebody began to send
         self.signers: dict[str, RSAPublicKey] = {}  # by email: those whose links are good
         self._uploads: dict[str, Upload] = {}
         self._generations = itertools.count(time.time_ns() // 1000)
@@ -99,7 +108,13 @@ class Objects:
         return {"kind": "storage#bucket", "name": name, "id": name}
 
     def write(
-        self, bucket: str, description: Mapping[str, Any], data: bytes, query: Query
+        self,
+        bucket: str,
+        description: Mapping[str, Any],
+        data: bytes,
+        query: Query,
+        *,
+        components: int = 0,
     ) -> StoredObject:
         """Store an object if its preconditions hold and its checksums are right."""
         self.bucket(bucket)
@@ -116,6 +131,7 @@ class Objects:
                 content_type=description.get("contentType", "application/octet-stream"),
                 metadata=description.get("metadata", {}),
                 data=data,
+                components=components,
             )
             for given, found in (("crc32c", new.crc32c), ("md5Hash", new.md5)):
                 if description.get(given, found) != found:
@@ -124,6 +140,37 @@ class Objects:
                 self.overwritten.append(there)
             self.held[bucket, new.name] = new
         return new
+
+    def compose(
+        self, bucket: str, name: str, asked: Mapping[str, Any], query: Query
+    ) -> StoredObject:
+        """Make one object of others that follow each other; each may name its generation."""
+        self.bucket(bucket)
+        if unknown := asked.keys() - {"kind", "destination", "sourceObjects"}:
+            raise Refused(400, f"cannot take {sorted(unknown)}")
+        sources = asked["sourceObjects"]
+        if not 1 <= len(sources) <= MOST_SOURCES:
+            raise Refused(400, f"{len(sources)} sources; from 1 to {MOST_SOURCES} are composed")
+        found = [self._source(bucket, source) for source in sources]
+        described = {
+            "contentType": found[0].content_type, **asked.get("destination", {}), "name": name,
+        }  # fmt: skip
+        if described.keys() & {"crc32c", "md5Hash"}:
+            raise Refused(400, "a composition finds out its checksum itself")
+        return self.write(
+            bucket, described, b"".join(each.data for each in found), query,
+            components=sum(each.components or 1 for each in found),
+        )  # fmt: skip
+
+    def _source(self, bucket: str, source: Mapping[str, Any]) -> StoredObject:
+        if unknown := source.keys() - {"name", "generation", "objectPreconditions"}:
+            raise Refused(400, f"cannot take {sorted(unknown)} of a source")
+        named = source.get("generation")
+        found = self.read(bucket, source["name"], {"generation": str(named)} if named else {})
+        check_conditions(
+            found, {key: str(value) for key, value in source.get("objectPreconditions", {}).items()}
+        )
+        return found
 
     def read(self, bucket: str, name: str, query: Query, *, link: bool = False) -> StoredObject:
         """Find an object, of the generation asked for if one is."""
@@ -158,6 +205,7 @@ class Objects:
     def begin(self, bucket: str, description: Mapping[str, Any], query: Query) -> str:
         """Begin a resumable upload; its preconditions are judged now and again at the end."""
         self.bucket(bucket)
+        self.sent.append(description.get("name", ""))
         check_conditions(self.held.get((bucket, description.get("name", ""))), query)
         number = f"upload-{next(self._generations)}"
         self._uploads[number] = Upload(bucket=bucket, description=description, query=query)

@@ -28,8 +28,8 @@ from tests.strict_objects import BUCKET, CONDITIONS, Objects, Refused, StoredObj
 __all__ = ["BUCKET", "StrictStorage", "strict_storage"]
 
 # What can be asked for.
-UPLOAD, BEGIN, PART, STAT, DOWNLOAD, DELETE, LINK, LIST = (
-    "upload", "begin", "part", "stat", "download", "delete", "link", "list",
+UPLOAD, BEGIN, PART, STAT, DOWNLOAD, DELETE, LINK, LIST, COMPOSE = (
+    "upload", "begin", "part", "stat", "download", "delete", "link", "list", "compose",
 )  # fmt: skip
 # What can go wrong with it.
 BUSY = "503 instead of doing it"
@@ -139,13 +139,17 @@ class _Handler(BaseHTTPRequestHandler):
         if unknown := query.keys() - KNOWN:
             raise Refused(400, f"unknown parameters: {sorted(unknown)}")
         match = re.fullmatch(
-            r"(/upload|/download)?/storage/v1/b(?:/([^/]+))?(/o)?(?:/([^/]+))?", self.raw_path
+            r"(/upload|/download)?/storage/v1/b(?:/([^/]+))?(/o)?(?:/([^/]+))?(/compose)?",
+            self.raw_path,
         )
         if match is None:
             raise Refused(404, f"there is nothing at {self.raw_path}")
-        side, bucket, _, quoted = match.groups()
+        side, bucket, _, quoted, composing = match.groups()
         name = unquote(quoted or "")
-        match (self.command, side, bool(name), query.get("uploadType"), query.get("alt")):
+        kind = composing or query.get("uploadType")
+        match (self.command, side, bool(name), kind, query.get("alt")):
+            case ("POST", None, True, "/compose", _):
+                return COMPOSE, lambda: self._compose(bucket, name)
             case ("POST", "/upload", False, "multipart", _):
                 return UPLOAD, lambda: self._take_whole(bucket)
             case ("POST", "/upload", False, "resumable", _):
@@ -158,13 +162,19 @@ class _Handler(BaseHTTPRequestHandler):
                 return STAT, lambda: self._answer(200, self._read(bucket, name))
             case ("DELETE", None, True, _, _):
                 return DELETE, lambda: self._delete(bucket, name)
-            case ("GET", None, False, _, _) if bucket:
-                listing = self.raw_path.endswith("/o")
-                found = partial(objects.page, query=query) if listing else objects.bucket
-                return LIST if listing else "bucket", lambda: self._answer(200, found(bucket))
-            case ("POST", None, False, _, _) if not bucket:
-                made = json.loads(self.content)["name"]
-                return "bucket", lambda: self._answer(200, objects.create_bucket(made))
+            case ("GET" | "POST", None, False, _, _):
+                return self._route_bucket(bucket)
+        raise Refused(405, f"{self.command} {self.raw_path} is nothing that is known here")
+
+    def _route_bucket(self, bucket: str | None) -> tuple[str, Act]:
+        objects = self.storage.objects
+        if self.command == "GET" and bucket:
+            listing = self.raw_path.endswith("/o")
+            found = partial(objects.page, query=self.query) if listing else objects.bucket
+            return LIST if listing else "bucket", lambda: self._answer(200, found(bucket))
+        if self.command == "POST" and not bucket:
+            made = json.loads(self.content)["name"]
+            return "bucket", lambda: self._answer(200, objects.create_bucket(made))
         raise Refused(405, f"{self.command} {self.raw_path} is nothing that is known here")
 
     def _at_fault(self, what: str, act: Act) -> None:
@@ -190,6 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = self.content.index(b"\r\n\r\n", self.content.index(boundary)) + 4
         data = self.content[start : self.content.rindex(boundary)]
         told = {"contentType": media.get_content_type()} | json.loads(description.get_content())
+        self.storage.objects.sent.append(told.get("name", ""))
         stored = self.storage.objects.write(bucket, told, self._arrived(data), self.query)
         self._answer(200, stored.described())
 
@@ -222,6 +233,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.fault = None
         return _flipped(data)
 
+    def _compose(self, bucket: str, name: str) -> None:
+        asked = json.loads(self.content)
+        made = self.storage.objects.compose(bucket, name, asked, self.query)
+        self._answer(200, made.described())
+
     def _delete(self, bucket: str, name: str) -> None:
         self.storage.objects.delete(bucket, name, self.query)
         self._answer(204, None)
@@ -244,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
             {
                 "Content-Type": there.content_type,
                 "X-Goog-Generation": str(there.generation),
-                "X-Goog-Hash": f"crc32c={there.crc32c},md5={there.md5}",
+                "X-Goog-Hash": there.hashes,
                 "X-Goog-Stored-Content-Length": str(len(there.data)),
                 **headers,
             },

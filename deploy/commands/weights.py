@@ -1,6 +1,6 @@
 """`illo weights`: make the tiny ones, or say what weights are and what is wrong with them.
 
-What makes and verifies others has files of its own.
+What makes, verifies and pushes others has files of its own.
 """
 
 from dataclasses import asdict, replace
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.commands.prepare import prepare
+from deploy.commands.push import push
 from deploy.commands.verify import verify
 from deploy.console import Ending, print_json, say, speaks_json
 
@@ -21,11 +22,12 @@ DIGESTED_BELOW = 10**9  # bytes; that takes a second or two
 
 @click.group()
 def weights() -> None:
-    """Make, inspect or verify weights."""
+    """Make, inspect, verify or push weights."""
 
 
 weights.add_command(prepare)
 weights.add_command(verify)
+weights.add_command(push)
 
 
 @weights.command()

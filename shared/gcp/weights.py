@@ -45,7 +45,7 @@ class CloudWeights:
     ) -> None:
         """Find the credentials; raises WeightsUnreachable without. An emulator needs none."""
         self._folder = folder
-        self._bucket = _client(emulator).bucket(folder.bucket)
+        self._bucket = client_of(emulator, scope=SCOPE).bucket(folder.bucket)
         retry = DEFAULT_RETRY.with_delay(initial=FIRST_PAUSE, maximum=LONGEST_PAUSE)
         patiently = retry.with_timeout(patience.total_seconds())
         self._how: dict[str, Any] = {"timeout": TIMEOUTS, "retry": patiently}
@@ -94,15 +94,7 @@ class CloudWeights:
 
         def listed() -> tuple[CloudFile, ...]:
             found = self._bucket.list_blobs(prefix=within or None, max_results=most, **self._how)
-            return tuple(
-                CloudFile(
-                    path=blob.name.removeprefix(within),
-                    bytes=blob.size,
-                    generation=blob.generation,
-                    crc32c=blob.crc32c,
-                )
-                for blob in found
-            )
+            return tuple(told_of(blob, within=within) for blob in found)
 
         return self._translated(str(self._folder), listed)
 
@@ -130,13 +122,24 @@ class CloudWeights:
             raise WeightsUnreachable(f"{name}: {told}; try again later") from fault
 
 
-def _client(emulator: str | None) -> Client:
+def told_of(blob: Any, *, within: str) -> CloudFile:
+    """Say what the bucket told of an object of the folder whose names begin so."""
+    return CloudFile(
+        path=blob.name.removeprefix(within),
+        bytes=blob.size,
+        generation=blob.generation,
+        crc32c=blob.crc32c,
+    )
+
+
+def client_of(emulator: str | None, *, scope: str) -> Client:
+    """Make a client for whoever runs this; raises WeightsUnreachable without credentials."""
     if emulator:
         nobody = AnonymousCredentials()  # type: ignore[no-untyped-call]
         at = {"api_endpoint": emulator}
         return Client(project=None, credentials=nobody, client_options=at)
     try:
-        credentials, _ = google.auth.default(scopes=[SCOPE])
+        credentials, _ = google.auth.default(scopes=[scope])
     except GoogleAuthError as error:
         raise WeightsUnreachable(f"no Google credentials: {error}") from None
     return Client(project=None, credentials=credentials)

@@ -447,6 +447,7 @@ def test_a_byte_that_changed_on_the_disk_is_found_and_nothing_announced(
     [file] = [file for file in read_manifest(weights).files if file.path == path]
     of_file = [name for name in again if name.startswith((path, parts_of(file)))]
     assert len(of_file) == 1  # the file, or its one part that was wrong
+    assert not server.objects.overwritten  # the wrong one had a name of its own
     assert verified().problems == ()
 
 
