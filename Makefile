@@ -2,6 +2,7 @@
 # make test   every test, from nothing
 # make check  what every commit passes: style, types, import rules, the fast tests
 # make bench  the figures of docs/benchmarks.md, measured on this machine
+# make images build both images and look into them; as root where no container engine answers
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -12,7 +13,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test check lint bench install clean
+.PHONY: demo test check lint bench images install clean
 
 demo: install
 	$(BIN)/illo demo
@@ -33,6 +34,10 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks $(ONLY)
 
+images: install
+	deploy/images/build
+	ILLO_IMAGES=$(or $(OUT),out/images)/roots $(BIN)/pytest -m images -s tests/deploy/test_images.py
+
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -40,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing: torch first, then the rest (a few minutes the first time)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[worker,gcp,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[worker,gcp,serve,dev]"
 	touch $(READY)
 
 clean:

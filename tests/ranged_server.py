@@ -246,7 +246,7 @@ class _Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def ranged_server(
-    held: Octets | Mapping[str, Octets], *, certificate: Path | None = None, **shape: Any
+    held: "Octets | Mapping[str, Octets]", *, certificate: Path | None = None, **shape: Any
 ) -> Iterator[RangedServer]:
     """Serve until the block ends; over TLS where a certificate is given."""
     objects = held if isinstance(held, Mapping) else {OBJECT: held}

@@ -1,4 +1,4 @@
-"""The API as a process: it says where it listens, and ends in order."""
+"""The API as a process, with either server: it says where it listens, and ends in order."""
 
 import http.client
 import json
@@ -20,6 +20,7 @@ from shared.requirements import require_loopback
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = ("api.main", "api.gunicorn_server")
 
 
 class Served:
@@ -35,11 +36,13 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, **environment: str) -> Iterator[Served]:
+def serving(
+    folder: Path, program: str = PROGRAMS[0], *, code: str | None = None, **environment: str
+) -> Iterator[Served]:
     own = {"ILLO_DATA": str(folder), "PORT": "0", "PYTHONPATH": str(ROOT)}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("ILLO_")}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from api.main import main; main()"],
+        [sys.executable, "-c", code or f"from {program} import main; main()"],
         env=inherited | own | environment,
         cwd=folder,
         stderr=subprocess.PIPE,
@@ -54,6 +57,11 @@ def serving(folder: Path, **environment: str) -> Iterator[Served]:
         process.communicate()
 
 
+@pytest.fixture(params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     weights = tmp_path / "weights" / "tiny"
@@ -63,9 +71,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_tells_its_port_answers_and_ends_at_a_signal(folder: Path) -> None:
+def test_it_tells_its_port_answers_and_ends_at_a_signal(folder: Path, program: str) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
-        with serving(folder) as served:
+        with serving(folder, program) as served:
             port = served.event("listening")["port"]
             caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             caller.request("GET", "/readyz")
@@ -75,8 +83,8 @@ def test_it_tells_its_port_answers_and_ends_at_a_signal(folder: Path) -> None:
             assert served.process.wait(30) == 0
 
 
-def test_a_request_that_waits_is_answered_before_the_end(folder: Path) -> None:
-    with serving(folder) as served:
+def test_a_request_that_waits_is_answered_before_the_end(folder: Path, program: str) -> None:
+    with serving(folder, program) as served:
         port = served.event("listening")["port"]
         caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         body, kind = json.dumps({"prompt": "a secret"}), {"Content-Type": "application/json"}
@@ -105,8 +113,10 @@ def test_a_request_that_waits_is_answered_before_the_end(folder: Path) -> None:
     ],
     ids=["gzip", "identity", "thousands of digits", "negative"],
 )
-def test_a_body_that_cannot_be_read_is_the_callers_fault(folder: Path, header: str) -> None:
-    with serving(folder) as served:
+def test_a_body_that_cannot_be_read_is_the_callers_fault(
+    folder: Path, program: str, header: str
+) -> None:
+    with serving(folder, program) as served:
         port = served.event("listening")["port"]
         with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
             caller.sendall(
@@ -115,16 +125,16 @@ def test_a_body_that_cannot_be_read_is_the_callers_fault(folder: Path, header: s
             assert caller.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def test_what_a_thread_cannot_send_at_once_is_sent_in_full(folder: Path) -> None:
-    with serving(folder) as served:
+def test_what_a_thread_cannot_send_at_once_is_sent_in_full(folder: Path, program: str) -> None:
+    with serving(folder, program) as served:
         port = served.event("listening")["port"]
         caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         caller.request("GET", "/openapi.json")
         assert json.loads(caller.getresponse().read())["openapi"] == "3.1.0"
 
 
-def test_prompts_and_queries_reach_no_log(folder: Path) -> None:
-    with serving(folder, ILLO_LOG_LEVEL="debug") as served:
+def test_prompts_and_queries_reach_no_log(folder: Path, program: str) -> None:
+    with serving(folder, program, ILLO_LOG_LEVEL="debug") as served:
         port = served.event("listening")["port"]
         caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         kind = {"Content-Type": "application/json", "Idempotency-Key": "hush-key"}
@@ -141,15 +151,15 @@ def test_prompts_and_queries_reach_no_log(folder: Path) -> None:
     assert "hush" not in json.dumps(events)
 
 
-def test_without_weights_it_does_not_start(tmp_path: Path) -> None:
-    with serving(tmp_path) as served:
+def test_without_weights_it_does_not_start(tmp_path: Path, program: str) -> None:
+    with serving(tmp_path, program) as served:
         reason = served.event("cannot start")["reason"]
         assert "manifest.json" in reason
         assert served.process.wait(30) == 3
 
 
-def test_wrong_settings_are_all_told(tmp_path: Path) -> None:
-    with serving(tmp_path, ILLO_WORKERS="none", ILLO_COLOUR="red") as served:
+def test_wrong_settings_are_all_told(tmp_path: Path, program: str) -> None:
+    with serving(tmp_path, program, ILLO_WORKERS="none", ILLO_COLOUR="red") as served:
         _, told = served.process.communicate(timeout=30)
         assert served.process.returncode == 2
         assert "ILLO_WORKERS" in told
@@ -167,9 +177,9 @@ def test_without_keys_it_does_not_listen_for_others(host: str) -> None:
         require_loopback(Settings.model_validate({"host": host}))
 
 
-def test_a_caller_that_sends_no_http_is_sent_away(folder: Path) -> None:
-    with serving(folder) as served:
+def test_a_caller_that_sends_no_http_is_sent_away(folder: Path, program: str) -> None:
+    with serving(folder, program) as served:
         port = served.event("listening")["port"]
         with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
             caller.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
-            assert caller.recv(100).startswith(b"HTTP/1.0 400")
+            assert caller.recv(100).startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))

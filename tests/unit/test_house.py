@@ -28,6 +28,7 @@ ONLY_IN = {
     "gguf": ("worker.pipeline",),
     "accelerate": ("worker.pipeline",),
     "sqlite3": ("shared.embedded",),
+    "gunicorn": ("api.gunicorn_server", "api.gunicorn_worker"),
     "waitress": ("api.http_parser", "api.server", "worker.main"),
     "urllib3": ("deploy", "shared.embedded", "shared.gcp"),
 }
