@@ -16,6 +16,7 @@ from shared.errors import WeightsDamaged, WeightsMissing
 
 NAME = "manifest.json"
 FORMAT = 1
+LONGEST_PART = 255  # of a path, on the file systems there are
 MAX_BYTES = 1024 * 1024  # ours has 18 files and 4 KB
 PIECE_BYTES = 2**20  # read and digested at once
 
@@ -37,6 +38,8 @@ def _plain_relative(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path != "/".join(parts) or path.startswith("/") or ".." in parts:
         raise ValueError("must be a plain path inside the directory")
+    if any(len(part.encode(errors="replace")) > LONGEST_PART for part in parts):
+        raise ValueError(f"must have no part longer than {LONGEST_PART} bytes")
     if "\\" in path or "\0" in path:
         raise ValueError("must not contain a backslash or a zero")
     return path
@@ -119,6 +122,8 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / NAME
     try:
+        if path.exists() and not path.is_file():
+            raise WeightsDamaged(f"{path}: no regular file; prepare the weights again")
         if path.stat().st_size > MAX_BYTES:
             raise WeightsDamaged(f"{path}: larger than {MAX_BYTES} bytes; prepare it again")
         text = path.read_bytes()

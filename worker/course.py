@@ -51,6 +51,7 @@ class Course:
             on_progress=self._on_progress,
             on_step=self._on_step,
             resume=self._resume(),
+            resume_at=self._job.checkpoint.step if self._job.checkpoint else None,
         )
 
     def end(self) -> None:

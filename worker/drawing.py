@@ -34,6 +34,7 @@ class Drawing:
     on_progress: Callable[[Phase, int, int], None]
     on_step: Callable[[int, Save], None] = _ignore_step
     resume: bytes | None = None
+    resume_at: int | None = None  # the steps in it, where somebody else knows them, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

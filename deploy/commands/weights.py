@@ -55,7 +55,7 @@ def inspect(path: Path, as_json: bool) -> int:
     """Say what the weights at PATH are, a directory or a GGUF file; ends with 1 if unusable.
 
     Checks the manifest, names, sizes and headers; in a directory below 1 GB every byte as well. A
-    worker checks every byte whenever it loads.
+    worker checks every byte's CRC whenever it loads.
     """
     from worker.pipeline.weights.inspect import inspect_weights
 

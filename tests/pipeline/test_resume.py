@@ -169,6 +169,17 @@ def uninterrupted(kontext: Kontext) -> tuple[Drawn, dict[int, bytes]]:
     return saves_of(kontext, a_scene())
 
 
+@pytest.mark.parametrize(("said", "begun_at"), [(2, 2), (None, 2), (1, 0), (3, 0)])
+def test_latents_of_another_step_than_the_job_says_are_not_gone_on_from(
+    kontext: Kontext, said: int | None, begun_at: int
+) -> None:
+    kept: dict[int, bytes] = {}
+    whole = draw(kontext, SCENE, on_step=lambda step, save: kept.update({step: save()}))
+    resumed = draw(kontext, SCENE, resume=kept[2], resume_at=said)
+    assert resumed.resumed_at == begun_at
+    assert pixels(resumed) == pixels(whole)
+
+
 @pytest.mark.parametrize(("spoil", "said"), REFUSALS.values(), ids=list(REFUSALS))
 def test_what_cannot_be_gone_on_from_is_drawn_from_the_start(
     kontext: Kontext,

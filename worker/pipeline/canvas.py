@@ -149,7 +149,9 @@ class Canvas:
             return
         try:
             recipe = recipe_of(self.scene)
-            self._resumed_at = restore_latents(self.rows, self.drawing.resume, recipe=recipe)
+            self._resumed_at = restore_latents(
+                self.rows, self.drawing.resume, recipe=recipe, step=self.drawing.resume_at
+            )
         except CheckpointRefused as refused:
             log.warning("checkpoint refused", extra={"reason": str(refused)})
 

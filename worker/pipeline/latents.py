@@ -29,11 +29,13 @@ def write_latents(rows: Sequence[Row], *, recipe: str) -> bytes:
     return sha256(content).digest() + content
 
 
-def restore_latents(rows: Sequence[Row], content: bytes, *, recipe: str) -> int:
+def restore_latents(
+    rows: Sequence[Row], content: bytes, *, recipe: str, step: int | None = None
+) -> int:
     """Set the rows to where they stood when the bytes were written; tells the sum of their steps.
 
     Raises CheckpointRefused, and changes nothing, if the bytes are damaged or of another recipe,
-    number of images, shape or precision.
+    number of images, shape or precision, or of another step if one is named.
     """
     undamaged = _undamaged(content)
     header = _header(undamaged)
@@ -43,6 +45,8 @@ def restore_latents(rows: Sequence[Row], content: bytes, *, recipe: str) -> int:
     if metadata.get("recipe") != recipe:
         raise CheckpointRefused("it was drawn after another recipe")
     steps = _steps(metadata.get("steps"), rows)
+    if step is not None and sum(steps) != step:
+        raise CheckpointRefused(f"it was drawn for {sum(steps)} steps, the job says {step}")
     begun = {str(index): row for index, row in enumerate(rows) if steps[index]}
     _check(header, begun)
     saved = _tensors(undamaged)

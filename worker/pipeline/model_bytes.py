@@ -1,6 +1,5 @@
 """Sum up from headers and configs what a set of models will take on the device."""
 
-import json
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
@@ -9,6 +8,7 @@ from shared.errors import WeightsDamaged
 from shared.manifest import Role
 from worker.pipeline.peaks import UNPACKING_BYTES, Widths
 from worker.pipeline.plan import ModelBytes
+from worker.pipeline.weights.configs import read_config
 from worker.pipeline.weights.gguf_header import GgufHeader, GgufTensor
 from worker.pipeline.weights.opening import Opened
 from worker.pipeline.weights.safetensors_header import SafetensorsHeader
@@ -73,7 +73,7 @@ def _plain_bytes(header: SafetensorsHeader, element_bytes: int) -> int:
 
 def _vae_channels(config: Path) -> tuple[int, ...]:
     try:
-        return tuple(int(width) for width in json.loads(config.read_bytes())["block_out_channels"])
+        return tuple(int(width) for width in read_config(config)["block_out_channels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise WeightsDamaged(

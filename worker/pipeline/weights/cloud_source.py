@@ -76,9 +76,12 @@ class CloudObject:
         found = self._look()
         try:
             self.size, self.generation = int(found["size"]), int(found["generation"])
+            told = found.get("crc32c")
+            if self.size < 0 or not isinstance(told, str | None):
+                raise ValueError
         except (KeyError, TypeError, ValueError):
             raise WeightsUnreachable(f"{self.name}: {endpoint} is no Cloud Storage") from None
-        self.crc32c: str | None = found.get("crc32c")
+        self.crc32c: str | None = told
 
     def connect(self) -> Connection:
         """See Source.connect."""
@@ -132,7 +135,7 @@ class CloudObject:
                     raise self.refusal(answer.status)
                 found: dict[str, Any] = json.loads(answer.read(_MAX_ANSWER))
                 return found
-            except (*FAULTS, ValueError) as fault:
+            except (*FAULTS, ValueError, RecursionError) as fault:
                 latest = fault
             finally:
                 connection.close()

@@ -1,6 +1,5 @@
 """Describe weights from their headers alone: a directory or one GGUF file, without torch."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from shared.errors import WeightsError, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role, WeightsFile, read_manifest
+from worker.pipeline.weights.configs import read_config
 from worker.pipeline.weights.files import check_files
 from worker.pipeline.weights.flux_shapes import Naming, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
@@ -114,10 +114,9 @@ def header_facts(header: GgufHeader, manifest: Manifest, *, config: Path) -> dic
 def origin_of(config: Path) -> str | None:
     """Read `_name_or_path` of a config, where its writer had the weights from; None without."""
     try:
-        found = json.loads(config.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        origin = read_config(config).get("_name_or_path")
+    except (OSError, ValueError):
         return None  # whoever loads the config says what is wrong with it
-    origin = found.get("_name_or_path") if isinstance(found, dict) else None
     return origin[:MAX_ORIGIN] if isinstance(origin, str) and origin else None
 
 

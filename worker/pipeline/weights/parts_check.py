@@ -1,12 +1,13 @@
 """Decide from configs and headers whether CLIP, the VAE and a plain T5 are those to draw with."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role
+from worker.pipeline.weights.configs import layers, read_config
+from worker.pipeline.weights.configs import width as wide_of
 from worker.pipeline.weights.flux_shapes import FluxSizes, Shapes
 from worker.pipeline.weights.safetensors_header import (
     SafetensorsHeader,
@@ -86,7 +87,7 @@ def _headers(directory: Path, manifest: Manifest, role: Role) -> list[Safetensor
 
 def _understood(config: Path, what: str, read: Callable[[Any], Read]) -> Read:
     try:
-        return read(json.loads(config.read_bytes()))
+        return read(read_config(config))
     except FileNotFoundError:
         raise WeightsMissing(f"{config}: not there; copy it from FLUX.1-Kontext-dev") from None
     except (ValueError, KeyError, TypeError, IndexError, OSError, RecursionError) as error:
@@ -99,14 +100,15 @@ def _understood(config: Path, what: str, read: Callable[[Any], Read]) -> Read:
 def _clip_shapes(config: Any) -> tuple[Shapes, int]:
     if config["model_type"] != "clip_text_model":
         raise ValueError(f"model_type is {config['model_type']!r:.80}")
-    width, wide = int(config["hidden_size"]), int(config["intermediate_size"])
+    width, wide = wide_of(config, "hidden_size"), wide_of(config, "intermediate_size")
     embeddings = "text_model.embeddings"
+    words, places = wide_of(config, "vocab_size"), wide_of(config, "max_position_embeddings")
     shapes: Shapes = {
-        f"{embeddings}.token_embedding.weight": (int(config["vocab_size"]), width),
-        f"{embeddings}.position_embedding.weight": (int(config["max_position_embeddings"]), width),
+        f"{embeddings}.token_embedding.weight": (words, width),
+        f"{embeddings}.position_embedding.weight": (places, width),
         "text_model.final_layer_norm.weight": (width,),
     }
-    for index in range(int(config["num_hidden_layers"])):
+    for index in range(layers(config, "num_hidden_layers")):
         layer = f"text_model.encoder.layers.{index}"
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             shapes[f"{layer}.self_attn.{name}.weight"] = (width, width)

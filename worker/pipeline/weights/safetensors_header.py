@@ -13,6 +13,8 @@ from shared.errors import WeightsDamaged, WeightsMissing
 from worker.pipeline.weights.gguf_cursor import Readable
 
 MAX_HEADER_BYTES = 8 * 1024 * 1024  # T5's has 40 KB
+MAX_DIMS = 8
+MAX_NUMBER = 2**48  # of a shape or a place
 LENGTH_BYTES = 8
 NOTES = "__metadata__"
 _BITS = {
@@ -84,12 +86,16 @@ def read_safetensors_header_at(path: Path | str, file: Readable, size: int) -> S
 def _tensor(path: Path | str, name: str, entry: Any, begin: int) -> StoredTensor:
     try:
         type_, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        numbers = [*shape, start, stop]
-        sound = all(type(number) is int and number >= 0 for number in numbers)
-        size = prod(shape) * _BITS[type_] // 8
+        bits, numbers = _BITS[type_], [*shape, start, stop]
     except (KeyError, TypeError, ValueError):
         _refuse(path, f"tensor {name!r:.80} is described as nothing that is known")
-    if not sound or stop - start != size:
+    # bounded before they are multiplied, or written into a message
+    if len(numbers) > MAX_DIMS + 2 or not all(
+        type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers
+    ):
+        _refuse(path, f"tensor {name!r:.80} has a shape or a place that cannot be")
+    size = prod(shape) * bits // 8
+    if stop - start != size:
         _refuse(path, f"tensor {name!r:.80} has {stop - start} bytes, expected {size}")
     return StoredTensor(type=type_, shape=tuple(shape), start=begin + start, stop=begin + stop)
 

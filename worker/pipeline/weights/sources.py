@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -69,13 +70,17 @@ class LocalFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # to open a pipe would wait for whoever writes to it
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise WeightsMissing(
                 f"{path}: cannot be opened: {error.strerror}; "
                 "docs/weights.md says what belongs there"
             ) from None
         self.name = str(path)
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            self.close()
+            raise WeightsDamaged(f"{path}: no regular file; copy the file itself there")
         self._state = self._look()
         self.size = self._state[0]
 

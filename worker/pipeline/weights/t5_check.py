@@ -1,11 +1,11 @@
 """Decide from configs and headers whether a directory's T5 encoder is the one to draw with."""
 
-import json
 from pathlib import Path
 from typing import NoReturn
 
 from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role
+from worker.pipeline.weights.configs import layers, read_config, width
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
 from worker.pipeline.weights.t5_names import EMBEDDING, POSITIONS, T5Sizes, encoder_shapes
 from worker.pipeline.weights.transformer_check import DRAWABLE, read_sizes
@@ -66,7 +66,7 @@ def find_packed_encoder(directory: Path | str, manifest: Manifest) -> Path | Non
 def read_encoder_sizes(config: Path) -> T5Sizes:
     """Read the sizes from the `config.json` of a T5 whose feed-forward is a gated GELU."""
     try:
-        found = json.loads(config.read_bytes())
+        found = read_config(config)
         if found["model_type"] != "t5":
             raise WrongWeights(f"{config}: is of {found['model_type']!r:.80}, not 't5'; {_REMEDY}")
         # without it transformers silently takes ReLU, and every picture is slightly wrong
@@ -77,13 +77,13 @@ def read_encoder_sizes(config: Path) -> T5Sizes:
                 f"{_REMEDY}"
             )
         return T5Sizes(
-            words=int(found["vocab_size"]),
-            width=int(found["d_model"]),
-            wide=int(found["d_ff"]),
-            heads=int(found["num_heads"]),
-            head_width=int(found["d_kv"]),
-            layers=int(found["num_layers"]),
-            buckets=int(found["relative_attention_num_buckets"]),
+            words=width(found, "vocab_size"),
+            width=width(found, "d_model"),
+            wide=width(found, "d_ff"),
+            heads=width(found, "num_heads"),
+            head_width=width(found, "d_kv"),
+            layers=layers(found, "num_layers"),
+            buckets=width(found, "relative_attention_num_buckets"),
         )
     except FileNotFoundError:
         raise WeightsMissing(f"{config}: not there; copy it from FLUX.1-Kontext-dev") from None

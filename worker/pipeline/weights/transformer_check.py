@@ -1,12 +1,12 @@
 """Decide from its header whether a GGUF file holds the transformer that illo draws with."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
 from shared.manifest import Expects
+from worker.pipeline.weights.configs import layers, read_config, width
 from worker.pipeline.weights.flux_shapes import FluxSizes, expected_shapes, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, GgufTensor
 
@@ -48,19 +48,19 @@ def check_transformer(header: GgufHeader, config: Path, expects: Expects) -> Non
 def read_sizes(config: Path) -> FluxSizes:
     """Read the sizes from a diffusers `config.json` of a FLUX transformer."""
     try:
-        found = json.loads(config.read_bytes())
+        found = read_config(config)
         if found["_class_name"] != CONFIG_CLASS:
             raise WrongWeights(f"{config}: is of {found['_class_name']!r:.80}, not {CONFIG_CLASS}")
-        in_channels = int(found["in_channels"])
+        in_channels = width(found, "in_channels")
         return FluxSizes(
             in_channels=in_channels,
-            out_channels=int(found.get("out_channels") or in_channels),
-            double_blocks=int(found["num_layers"]),
-            single_blocks=int(found["num_single_layers"]),
-            heads=int(found["num_attention_heads"]),
-            head_channels=int(found["attention_head_dim"]),
-            text_channels=int(found["joint_attention_dim"]),
-            pooled_channels=int(found["pooled_projection_dim"]),
+            out_channels=width(found, "out_channels") if found.get("out_channels") else in_channels,
+            double_blocks=layers(found, "num_layers"),
+            single_blocks=layers(found, "num_single_layers"),
+            heads=width(found, "num_attention_heads"),
+            head_channels=width(found, "attention_head_dim"),
+            text_channels=width(found, "joint_attention_dim"),
+            pooled_channels=width(found, "pooled_projection_dim"),
             guidance=bool(found["guidance_embeds"]),
         )
     except FileNotFoundError:
