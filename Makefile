@@ -20,7 +20,7 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n auto -m "not slow"
-	$(BIN)/pytest -m slow -n 2 --dist loadfile --timeout 900 --durations 5
+	$(BIN)/pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 8
 
 check: lint
 	$(BIN)/pytest -q -n auto -m "not slow"
