@@ -35,7 +35,8 @@ def test_sixty_jobs_and_a_batch_survive_killed_workers_and_faulty_delivery(
         takes = _a_batch_drawn_twice(service)
     befallen = _what_befell_pushes(data)
     drawings = _each_was_committed_once(jobs)
-    assert JOBS < drawings <= JOBS + len(killed)
+    # a worker has at most two jobs in hand: one is drawn while the former is being stored
+    assert JOBS < drawings <= JOBS + 2 * len(killed)
     assert befallen["push_lost"]
     assert befallen["push_doubled"]
     print(

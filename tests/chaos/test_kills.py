@@ -121,7 +121,8 @@ def _every_job_was_committed_once(jobs: list[dict[str, Any]], killed: list[str])
         for job in jobs
         if job["id"] in killed
     )
-    assert drawings <= JOBS + KILLS
+    # a worker has at most two jobs in hand: one is drawn while the former is being stored
+    assert drawings <= JOBS + 2 * KILLS
 
 
 def test_a_job_that_always_kills_its_worker_fails_and_those_behind_it_succeed(
