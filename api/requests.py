@@ -17,10 +17,9 @@ from pydantic import (
 from api.batch_faults import PLAIN, faults_of, quoted
 from api.problems import Fault, invalid, not_available, pointer
 from api.strict_json import LONGEST_NAME, MOST_NAMES
-from shared.scenes import ImageFormat
+from shared.scenes import MOST_REFERENCES, ImageFormat
 from shared.vocabulary import Priority, Status
 
-MOST_REFERENCES = 4
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 16
 LARGEST_SEED = 2**32 - 1
 

@@ -7,9 +7,7 @@ from math import sqrt
 from api.problems import Fault, pointer
 from api.requests import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE, SceneFields
 from shared.assets import Asset
-from shared.scenes import Reference, Scene, Weights
-
-USUAL_PIXELS = 1024 * 1024  # what the model was trained on
+from shared.scenes import USUAL_PIXELS, Reference, Scene, Weights
 
 
 @dataclass

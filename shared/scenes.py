@@ -5,6 +5,9 @@ import json
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
+MOST_REFERENCES = 4
+USUAL_PIXELS = 1024 * 1024  # what the model was trained on
+
 
 class ImageFormat(StrEnum):
     """How an image is encoded; the value is also the file's extension."""

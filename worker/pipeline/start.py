@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from shared.scenes import MOST_REFERENCES, USUAL_PIXELS
 from shared.settings import Residency
 from worker.pipeline.card import landing, plan_for
 from worker.pipeline.memory import telling_of_memory
@@ -22,8 +23,6 @@ from worker.pipeline.weights.fetching import Fetching
 
 # bfloat16 is what the model was trained in; on a CPU it is slower than float32 and less exact
 DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
-MOST_REFERENCES = 4
-USUAL_PIXELS = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
