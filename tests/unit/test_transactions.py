@@ -58,6 +58,24 @@ QUOTA = Quota(queued_jobs=5)
 SHORT = 0.3  # seconds of patience where nothing helps
 
 
+class PausesAlone:
+    """A clock on which only pauses take time: how busy the machine is decides nothing."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.fixture
+def pauses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.gcp.calls.time", PausesAlone())
+
+
 @pytest.fixture
 def project(emulators: Hosts) -> str:
     return f"illo-{secrets.token_hex(6)}"
@@ -280,6 +298,7 @@ class TestAStoreThatIsAway:
         faults.on(call, *repeat(refused(error), 3))
         assert store.transact(self.body, locking=True) == 1
 
+    @pytest.mark.usefixtures("pauses_alone")
     @pytest.mark.parametrize("call", CALLS)
     @pytest.mark.parametrize("error", [AWAY, TOO_LATE, CONTENDED], ids=kind)
     def test_for_good_is_said_with_the_remedy(
@@ -294,6 +313,7 @@ class TestAStoreThatIsAway:
         assert others.counts() == others.counts("ada")
         assert sum(count.jobs for count in others.counts()) == 1
 
+    @pytest.mark.usefixtures("pauses_alone")
     @pytest.mark.parametrize("error", [AWAY, TOO_LATE, CONTENDED], ids=kind)
     def test_for_good_is_said_without_a_transaction_too(
         self, project: str, job: Job, error: Exception

@@ -122,9 +122,10 @@ def fetch_files(
 
     def report() -> None:
         nonlocal vouched
+        complete = board.complete  # before the bytes: what is whole is counted by then
         on_bytes(board.received)
-        on_ready(bisect_right(ready_after, board.complete))
-        while vouched < len(files) and whole_after[vouched] <= board.complete:
+        on_ready(bisect_right(ready_after, complete))
+        while vouched < len(files) and whole_after[vouched] <= complete:
             _vouch(files[vouched], board.checksums(vouched))
             on_whole(vouched)
             vouched += 1

@@ -74,7 +74,7 @@ class Fetching:
         with suppress(OSError):  # it died at once, which the listener hears
             send(self._pipe, begin)
         self._hearing = Hearing(self._pipe, place=place, death=self._death)
-        self._listener = threading.Thread(target=self._hearing.listen, name="fetching", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="fetching", daemon=True)
         self._listener.start()
 
     def __enter__(self) -> Self:
@@ -144,13 +144,18 @@ class Fetching:
         if not self._hearing.stop():
             return
         self._process.kill()
-        self._process.wait()
-        self._listener.join()
+        if self._hearing.fetched is None:
+            self._listener.join()
+        # else nothing more comes, and unmapping its gigabytes is nothing to wait for
         self._pipe.close()
         for file in self._files.values():
             shared_memory.close(file)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _listen(self) -> None:
+        self._hearing.listen()
+        self._process.wait()
 
     def _death(self) -> WeightsError:
         status = self._process.wait()
