@@ -27,6 +27,8 @@ from worker.pipeline.encode import Encoder
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.remembered import Remembered
 
+pytestmark = pytest.mark.slow
+
 FOX, MIA, OWL = (a_scene(prompt=prompt) for prompt in ("A fox", "Mia hides", "An owl, awake"))
 CRIMSON, NAVY = a_reference("crimson"), a_reference("navy", 64, 80)
 

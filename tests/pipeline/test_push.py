@@ -31,6 +31,8 @@ from worker.pipeline.weights.sending import parts_of
 from worker.pipeline.weights.verify import Verification
 from worker.pipeline.weights.verify_bucket import verify_bucket
 
+pytestmark = pytest.mark.slow
+
 FOLDER = CloudFolder(BUCKET, "kontext")
 MODEL, WORDS, MANIFEST = "transformer/model.gguf", "tokenizer/vocab.json", "manifest.json"
 PART = 16 * 1024  # the tiny transformer has 34 of them: more than are made one object at once

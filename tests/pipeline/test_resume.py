@@ -40,6 +40,8 @@ from worker.pipeline.latents import restore_latents, write_latents
 from worker.pipeline.residency import Residency
 from worker.pipeline.start import begin
 
+pytestmark = pytest.mark.slow
+
 SCENE = a_scene(steps=3, references=(a_reference(),))
 
 

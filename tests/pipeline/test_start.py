@@ -10,6 +10,7 @@ import torch
 
 from shared.errors import CardTooSmall, WeightsMissing
 from shared.settings import Residency
+from tests.programs import gone, until
 from worker.pipeline import start as module
 from worker.pipeline.start import begin
 from worker.pipeline.weights.fetching import Fetching
@@ -23,6 +24,7 @@ with begin(Path(sys.argv[1]), device="cpu").arrival:
 """
 
 
+@pytest.mark.slow
 def test_it_needs_torch_and_no_library_of_models(tiny: Path) -> None:
     begun = subprocess.run(
         [sys.executable, "-c", BEGIN, str(tiny)],
@@ -44,7 +46,7 @@ def test_a_folder_without_weights_is_refused_and_no_fetch_is_left(tmp_path: Path
     fetching = Fetching(str(tmp_path / "nothing"))
     with pytest.raises(WeightsMissing):
         begin(fetching, device="cpu")
-    assert not Path(f"/proc/{fetching.pid}").exists()
+    until(lambda: gone(fetching.pid))
 
 
 def test_a_card_that_is_too_small_is_refused_and_no_fetch_is_left(
@@ -57,4 +59,4 @@ def test_a_card_that_is_too_small_is_refused_and_no_fetch_is_left(
     fetching = Fetching(str(tiny))
     with pytest.raises(CardTooSmall):
         begin(fetching, device="cpu")
-    assert not Path(f"/proc/{fetching.pid}").exists()
+    until(lambda: gone(fetching.pid))

@@ -27,6 +27,8 @@ from tests.pipeline.drawings import (
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.packed import PackedEmbedding, PackedLinear
 
+pytestmark = pytest.mark.slow
+
 CRIMSON, NAVY = a_reference("crimson", 96, 64), a_reference("navy", 64, 80)
 GOLD, TEAL = a_reference("gold", 64, 64), a_reference("teal", 112, 64)
 

@@ -24,6 +24,8 @@ from tests.pipeline.drawings import (
 from worker.drawing import Drawn
 from worker.pipeline.kontext import Kontext
 
+pytestmark = pytest.mark.slow
+
 FOX = a_scene(prompt="A fox", steps=3, seed=1, guidance=1.5, width=80)
 MIA = a_scene(prompt="Mia hides", steps=5, seed=2, guidance=4.0, width=80)
 OWL = a_scene(prompt="An owl, awake", steps=4, seed=3, width=80)

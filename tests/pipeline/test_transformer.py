@@ -28,6 +28,8 @@ from worker.pipeline.weights.flux_names import rows_in
 from worker.pipeline.weights.flux_shapes import Naming
 from worker.pipeline.weights.transformer_check import DRAWABLE
 
+pytestmark = pytest.mark.slow
+
 DTYPES = (torch.float32, torch.bfloat16)
 PREFIX = "model.diffusion_model."
 

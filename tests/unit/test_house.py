@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,14 @@ ONLY_IN = {
 }
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    found = []
     for package in PACKAGES:
         for file in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            yield name.removesuffix(".__init__"), ast.parse(file.read_text())
+            found.append((name.removesuffix(".__init__"), ast.parse(file.read_text())))
+    return found
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
