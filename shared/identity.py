@@ -3,10 +3,17 @@
 The rules are those for Google's OIDC tokens. Any Google account can have a token made for any
 audience, so the sender's email is compared as well:
 https://cloud.google.com/pubsub/docs/authenticate-push-subscriptions
+
+Cloud Run's front may have verified a signature before, and removed it: see
+docs/decisions/0012-signatures-that-cloud-run-removes.md.
 """
 
-from collections.abc import Callable, Mapping
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from google.auth import exceptions, jwt
 
@@ -14,6 +21,8 @@ from shared.errors import Unauthenticated, WrongIdentity
 
 LONGEST_TOKEN = 16_384
 ALGORITHMS = ("RS256", "ES256")
+# A token as Cloud Run's front hands it on: this, to the letter, stands in the signature's place.
+REMOVED = re.compile(r"[\w-]+\.[\w-]+\.SIGNATURE_REMOVED_BY_GOOGLE", re.ASCII)
 # What google-auth lets through of a token that somebody made up, beside its own errors.
 UNREADABLE = (
     exceptions.GoogleAuthError,
@@ -33,23 +42,34 @@ Keys = Callable[[], Mapping[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushIdentity:
-    """Whose pushes, or calls, are accepted."""
+    """Whose pushes, or calls, are accepted.
+
+    `signatures_removed`: Cloud Run's front has verified whoever comes, nobody comes past it, and a
+    token without its signature is believed for that. Whatever has a signature is verified here.
+    """
 
     issuers: tuple[str, ...]
     audience: str
     email: str
     keys: Keys
+    signatures_removed: bool = False
 
 
-def verify(authorization: str | None, identity: PushIdentity) -> None:
+def verify(
+    authorization: str | None, identity: PushIdentity, *, serverless: str | None = None
+) -> None:
     """Accept an Authorization header, or raise Unauthenticated or WrongIdentity.
 
     Unauthenticated: no bearer token, unreadable, another algorithm, unknown key, wrong signature,
     or out of date. WrongIdentity: a good token, but of another issuer, audience or sender. What
     the keys raise comes through.
+
+    `serverless` is the X-Serverless-Authorization of the same request. Where there is one, Cloud
+    Run's front verifies it alone, and Authorization comes as somebody wrote it.
     """
     token = _bearer(authorization)
-    claims = _claims(token, identity.keys())
+    removed = identity.signatures_removed and serverless is None and REMOVED.fullmatch(token)
+    claims = _unsigned_claims(token) if removed else _verified_claims(token, identity.keys())
     if claims.get("iss") not in identity.issuers:
         raise WrongIdentity("the token's issuer is none that is trusted here")
     if claims.get("aud") != identity.audience:
@@ -67,14 +87,35 @@ def _bearer(authorization: str | None) -> str:
     return token.strip()
 
 
-def _claims(token: str, keys: Mapping[str, str | bytes]) -> Mapping[str, object]:
-    try:
-        header = jwt.decode_header(token)  # type: ignore[no-untyped-call]
-        id = header.get("kid")
-        if header.get("alg") not in ALGORITHMS or not isinstance(id, str):
-            raise Unauthenticated("the token is not signed with a key that could be known here")
+def _verified_claims(token: str, keys: Mapping[str, str | bytes]) -> Mapping[str, object]:
+    with _trusting_nothing():
+        id = _key_id(token)
         # The audience is compared by the caller: google-auth would pass over a missing one.
         claims: Mapping[str, object] = jwt.decode(token, certs={id: keys[id]})  # type: ignore[no-untyped-call]
+    return claims
+
+
+def _unsigned_claims(token: str) -> Mapping[str, object]:
+    """Hold a token without a signature against all that one with it is held against."""
+    with _trusting_nothing():
+        _key_id(token)
+        claims: Mapping[str, Any] = jwt.decode(token, verify=False)  # type: ignore[no-untyped-call]
+        if not claims["iat"] <= int(time.time()) <= claims["exp"]:
+            raise ValueError("out of date")
+    return claims
+
+
+def _key_id(token: str) -> str:
+    header = jwt.decode_header(token)  # type: ignore[no-untyped-call]
+    id = header.get("kid")
+    if header.get("alg") not in ALGORITHMS or not isinstance(id, str):
+        raise Unauthenticated("the token is not signed with a key that could be known here")
+    return id
+
+
+@contextmanager
+def _trusting_nothing() -> Iterator[None]:
+    try:
+        yield
     except UNREADABLE:
         raise Unauthenticated("the token cannot be trusted: malformed, forged or expired") from None
-    return claims

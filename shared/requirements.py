@@ -1,10 +1,11 @@
 """Which settings a program cannot start without: everything that is missing is told at once."""
 
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from shared.errors import BadSettings
-from shared.settings import GOOGLES_CERTIFICATES, Backend, Settings, variable
+from shared.settings import GOOGLES_CERTIFICATES, Backend, Settings, Signatures, variable
 
 
 def require_loopback(settings: Settings) -> None:
@@ -19,12 +20,22 @@ def require_loopback(settings: Settings) -> None:
 def require_api(settings: Settings) -> None:
     """Raise BadSettings, with everything that is missing, unless an API can run with these."""
     require_loopback(settings)
-    _require_google(settings, "keys", "sweep_audience", "sweep_email")
+    _refuse(
+        [
+            *_google_faults(settings, "keys", "sweep_audience", "sweep_email"),
+            *_faults_of_signatures_before_an_api(settings),
+        ]
+    )
 
 
 def require_worker(settings: Settings) -> None:
     """Raise BadSettings, with everything that is missing, unless a worker can run with these."""
-    _require_google(settings, "push_audience", "push_email")
+    _refuse(
+        [
+            *_google_faults(settings, "push_audience", "push_email"),
+            *_faults_of_signatures_before_a_worker(settings),
+        ]
+    )
 
 
 def needed(settings: Settings, field: str) -> str:
@@ -35,9 +46,35 @@ def needed(settings: Settings, field: str) -> str:
     return value
 
 
-def _require_google(settings: Settings, *also: str) -> None:
-    if settings.backend is not Backend.GCP:
+def _refuse(faults: Iterable[str]) -> None:
+    told = "\n".join(faults)
+    if told:
+        raise BadSettings(told)
+
+
+def _faults_of_signatures_before_an_api(settings: Settings) -> Iterator[str]:
+    if settings.push_signatures is Signatures.IAM:
+        yield (
+            f"{variable('push_signatures')}: iam is for workers alone: an API is open to all, so "
+            "nobody has verified who calls; leave it out here"
+        )
+
+
+def _faults_of_signatures_before_a_worker(settings: Settings) -> Iterator[str]:
+    if settings.push_signatures is Signatures.WORKER:
         return
+    if settings.backend is not Backend.GCP:
+        yield f"{variable('push_signatures')}: iam is for gcp alone; leave it out"
+    elif settings.cloud_run_service is None:
+        yield (
+            f"{variable('push_signatures')}: iam is for Cloud Run alone, which would have set "
+            f"{variable('cloud_run_service')}: here nobody has verified who pushes; leave it out"
+        )
+
+
+def _google_faults(settings: Settings, *also: str) -> list[str]:
+    if settings.backend is not Backend.GCP:
+        return []
     faults = [
         _missing(field)
         for field in ("project", "bucket", "topic", *also)
@@ -60,8 +97,7 @@ def _require_google(settings: Settings, *also: str) -> None:
             faults.append(
                 f"{variable('certificates')}: beside emulators they must come from this machine"
             )
-    if faults:
-        raise BadSettings("\n".join(faults))
+    return faults
 
 
 def _missing(field: str) -> str:

@@ -30,6 +30,7 @@ WORLDS_OWN = frozenset(
     {
         "PORT",
         "GOOGLE_CLOUD_PROJECT",
+        "K_SERVICE",
         "FIRESTORE_EMULATOR_HOST",
         "PUBSUB_EMULATOR_HOST",
         "STORAGE_EMULATOR_HOST",
@@ -52,6 +53,13 @@ class Residency(StrEnum):
     RESIDENT = "resident"
     STREAM_T5 = "stream-t5"
     OFFLOAD = "offload"
+
+
+class Signatures(StrEnum):
+    """Who verifies the signatures of the pushes' identity tokens."""
+
+    WORKER = "worker"
+    IAM = "iam"
 
 
 class Settings(BaseModel):
@@ -166,6 +174,10 @@ class Settings(BaseModel):
     push_email: str | None = Field(
         None, min_length=3, description="gcp: the service account that pushes."
     )
+    push_signatures: Signatures = Field(
+        Signatures.WORKER,
+        description="gcp: who verifies the pushes' signatures: worker or iam; see below.",
+    )
     sweep_audience: str | None = Field(
         None, min_length=1, description="gcp: the audience of the scheduler's identity tokens."
     )
@@ -175,6 +187,9 @@ class Settings(BaseModel):
     certificates: str = Field(
         GOOGLES_CERTIFICATES,
         description="gcp: where the keys of identity tokens are; another URL only with emulators.",
+    )
+    cloud_run_service: str | None = Field(
+        None, min_length=1, alias="K_SERVICE", description="gcp: set by Cloud Run, by nobody else."
     )
     firestore_emulator: str | None = Field(
         None, alias="FIRESTORE_EMULATOR_HOST", description="host:port of Google's emulator."

@@ -17,7 +17,7 @@ from shared.ports import (
 )
 from shared.requirements import needed
 from shared.scenes import Weights
-from shared.settings import Backend, Settings
+from shared.settings import Backend, Settings, Signatures
 
 if TYPE_CHECKING:  # it brings a Google SDK, which the API starts without
     from shared.identity import PushIdentity
@@ -63,6 +63,7 @@ def push_identity(settings: Settings) -> "PushIdentity":
             settings,
             audience=needed(settings, "push_audience"),
             email=needed(settings, "push_email"),
+            signatures_removed=settings.push_signatures is Signatures.IAM,
         )
     from shared.embedded.push_keys import read_public_key
     from shared.identity import PushIdentity
@@ -151,7 +152,9 @@ def _on_google(settings: Settings) -> Backends:
     )
 
 
-def _google_identity(settings: Settings, *, audience: str, email: str) -> "PushIdentity":
+def _google_identity(
+    settings: Settings, *, audience: str, email: str, signatures_removed: bool = False
+) -> "PushIdentity":
     from shared.gcp.certificates import Certificates
     from shared.identity import PushIdentity
 
@@ -160,4 +163,5 @@ def _google_identity(settings: Settings, *, audience: str, email: str) -> "PushI
         audience=audience,
         email=email,
         keys=Certificates(settings.certificates),
+        signatures_removed=signatures_removed,
     )

@@ -33,6 +33,8 @@ def create_app(
     """Make the WSGI application; `answer` gets the body of every push whose sender is trusted."""
     app = Flask("worker")
     pushes = Counter("illo_pushes", "Pushes by answer", ["status"], registry=registry)
+    verifier = "iam" if identity.signatures_removed else "worker"
+    log.info("pushes are verified", extra={"signatures": verifier})
 
     def answered(status: int, text: str = "") -> Response:
         pushes.labels(str(status)).inc()
@@ -41,7 +43,11 @@ def create_app(
     @app.post("/push")
     def push() -> Response:
         try:
-            verify(request.headers.get("Authorization"), identity)
+            verify(
+                request.headers.get("Authorization"),
+                identity,
+                serverless=request.headers.get("X-Serverless-Authorization"),
+            )
         except Unauthenticated as error:
             return answered(401, str(error))
         except WrongIdentity as error:

@@ -4,6 +4,8 @@ locals {
   worker_environment = {
     ILLO_PUSH_AUDIENCE = local.push_audience
     ILLO_PUSH_EMAIL    = google_service_account.push.email
+    # Cloud Run removes the signatures that it has verified: sound only while it asks who calls
+    ILLO_PUSH_SIGNATURES = "iam"
   }
   probe_seconds = 10
 }

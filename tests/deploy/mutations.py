@@ -28,6 +28,19 @@ _GRANT = """resource "google_storage_bucket_iam_member" "x" {
   member = %s
 }
 # Five"""
+_EVERYBODY = """resource "google_cloud_run_v2_service_iam_binding" "x" {
+  name    = google_cloud_run_v2_service.worker[0].name
+  role    = "roles/run.invoker"
+  members = [google_service_account.push.member, "allUsers"]
+}
+# Five"""
+_LEFT = "signatures_are_left_to_cloud_run_only_where_it_asks_who_calls"
+_STATIC = """      env {
+        name  = "ILLO_PUSH_SIGNATURES"
+        value = "iam"
+      }
+      env {
+        name = "ILLO_KEYS\""""
 _DEAD = 'resource "google_pubsub_subscription" "dead" {'
 _BINDING = """resource "google_project_iam_binding" "x" {
   role = "roles/datastore.user"
@@ -110,6 +123,9 @@ SERVICES = [
     ("every_setting_that_is_needed_is_set", "api.tf", '    ILLO_HOST                 = "0.0.0.0"',
      ""),
     ("every_setting_that_is_needed_is_set", "api.tf", "ILLO_TOPIC  ", "PORT"),
+    ("every_setting_that_is_needed_is_set", "worker.tf", '    ILLO_PUSH_SIGNATURES = "iam"',
+     '    ILLO_PUSH_SIGNATURES = "iam"\n    K_SERVICE = "illo-worker"'),
+    ("every_setting_that_is_needed_is_set", "worker.tf", '"iam"', '"nobody"'),
     ("every_setting_that_is_needed_is_set", "api.tf", '"gs://${google', '"${google'),
     ("both_services_agree", "worker.tf", "for_each = local.shared_environment",
      "for_each = local.worker_environment"),
@@ -128,6 +144,20 @@ SERVICES = [
     ("pushes_reach_the_worker_and_are_believed", "worker.tf", "[local.push_audience]", "[]"),
     ("pushes_reach_the_worker_and_are_believed", "pubsub.tf", "    oidc_token {",
      "    no_wrapper {\n      write_metadata = true\n    }\n    oidc_token {"),
+    (_LEFT, "worker.tf", "deletion_protection = false", "invoker_iam_disabled = true"),
+    (_LEFT, "identities.tf", "# Five", _INVOKER % '"allUsers"'),
+    (_LEFT, "identities.tf", "# Five", _INVOKER % '"allAuthenticatedUsers"'),
+    (_LEFT, "identities.tf", "# Five", _EVERYBODY),
+    (_LEFT, "identities.tf", "member   = google_service_account.push.member",
+     'member   = "allUsers"'),
+    (_LEFT, "api.tf", "    ILLO_SWEEP_EMAIL ",
+     '    ILLO_PUSH_SIGNATURES = "iam"\n    ILLO_SWEEP_EMAIL '),
+    (_LEFT, "api.tf", "    ILLO_TOPIC ", '    ILLO_PUSH_SIGNATURES = "iam"\n    ILLO_TOPIC '),
+    (_LEFT, "api.tf", '      env {\n        name = "ILLO_KEYS"', _STATIC),
+    (_LEFT, "api.tf", "for_each = local.api_environment", "for_each = local.worker_environment"),
+    (_LEFT, "locals.tf", '    "ILLO_PUSH_SIGNATURES",\n', ""),
+    (_LEFT, "worker.tf", '    ILLO_PUSH_SIGNATURES = "iam"\n', ""),
+    (_LEFT, "worker.tf", '"iam"', '"worker"'),
     ("sweeps_reach_the_api_and_are_believed", "scheduler.tf", "/internal/sweep", "/sweep"),
     ("sweeps_reach_the_api_and_are_believed", "scheduler.tf", "* * * * *", "0 * * * *"),
     ("sweeps_reach_the_api_and_are_believed", "scheduler.tf", '"180s"', '"30s"'),

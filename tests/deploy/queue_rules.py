@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.routes_internal import LONGEST
+from tests.deploy.access_rules import PUBLIC
 from tests.deploy.service_rules import API, WORKER, environment, paths
 from tests.deploy.terraform_files import Block, Tree
 
+SERVICE, LEFT = "google_cloud_run_v2_service", "ILLO_PUSH_SIGNATURES"
 PUSH, SWEEP = "google_pubsub_subscription.push", "google_cloud_scheduler_job.sweep"
 
 
@@ -24,6 +26,21 @@ def pushes_reach_the_worker_and_are_believed(tree: Tree) -> Iterator[str]:
     yield from _believed(
         push.at("oidc_token"), tree, service=WORKER, audience="push", account="push"
     )
+
+
+def signatures_are_left_to_cloud_run_only_where_it_asks_who_calls(tree: Tree) -> Iterator[str]:
+    """The worker alone believes what has no signature, behind a front that verifies everybody."""
+    if LEFT in environment(tree, "api") or LEFT not in (tree.local("settled") or ()):
+        yield f"{LEFT} may be set for the API, before which nobody verifies anything"
+    left = environment(tree, "worker").get(LEFT)
+    if left != "iam":
+        yield f"{left} leaves signatures to the worker, from whose pushes Cloud Run takes them"
+    if tree.one(WORKER).get("invoker_iam_disabled") not in (None, False):
+        yield "Cloud Run asks nobody who calls the worker, and yet is trusted to have asked"
+    for block in (*tree.of(f"{SERVICE}_iam_member"), *tree.of(f"{SERVICE}_iam_binding")):
+        called = {block.get("member"), *(block.get("members") or ())}
+        if WORKER in str(block.get("name")) and called & set(PUBLIC):
+            yield f"{block.address} lets everybody call the worker, and yet it trusts who calls"
 
 
 def sweeps_reach_the_api_and_are_believed(tree: Tree) -> Iterator[str]:
@@ -110,6 +127,7 @@ def _seconds(duration: object) -> int:
 
 RULES = (
     pushes_reach_the_worker_and_are_believed,
+    signatures_are_left_to_cloud_run_only_where_it_asks_who_calls,
     sweeps_reach_the_api_and_are_believed,
     deadlines_fit_each_other,
     no_message_is_lost_in_the_queue,

@@ -17,8 +17,9 @@ from tests.deploy.terraform_files import Tree, variables_named
 from worker.app import Health, create_app
 
 API, WORKER = "google_cloud_run_v2_service.api", "google_cloud_run_v2_service.worker"
-ENVIRONMENTS = {"api": ("shared", "api"), "worker": ("shared", "worker")}
+SET_BY_CLOUD_RUN = {"PORT": "8080", "K_SERVICE": "illo"}
 NUMBER = "0.0004"  # stands for what only Terraform can work out
+SECRET = '{"keys": []}'  # stands for what only Secret Manager knows
 
 
 def the_worker_has_a_gpu_and_is_billed_by_the_instance(tree: Tree) -> Iterator[str]:
@@ -91,15 +92,16 @@ def every_setting_that_is_needed_is_set(tree: Tree) -> Iterator[str]:
     for name, require in requirements.items():
         given = environment(tree, name)
         try:
-            settings = Settings.read({k: _example(k, v, tree) for k, v in given.items()})
+            examples = {k: _example(k, v, tree) for k, v in given.items()}
+            settings = Settings.read(SET_BY_CLOUD_RUN | examples)
             require(settings)
         except BadSettings as wrong:
             yield f"{name}: {wrong}"
             continue
         if settings.host != "0.0.0.0":
             yield f"{name}: it listens on {settings.host}, where nobody comes"
-        if "PORT" in given:
-            yield f"{name}: Cloud Run sets PORT itself"
+        for its_own in SET_BY_CLOUD_RUN.keys() & given.keys():
+            yield f"{name}: Cloud Run sets {its_own} itself"
         if settings.backend != "gcp" or settings.weights_bucket is None:
             yield f"{name}: it does not stand on Google's services"
 
@@ -139,17 +141,20 @@ def probes_ask_what_is_answered(tree: Tree) -> Iterator[str]:
 def environment(tree: Tree, service: str) -> dict[str, str]:
     """Collect what a service finds in its environment, as it is written."""
     found: dict[str, str] = {}
-    for part in ENVIRONMENTS[service]:
-        found |= tree.local(f"{part}_environment") or {}
     container = tree.one(f"google_cloud_run_v2_service.{service}").at("template", "containers")
-    secrets = [env for env in container.all("env") if env.each is None]
-    return found | {str(env.get("name")): '{"keys": []}' for env in secrets}
+    for env in container.all("env"):
+        if env.each is None:
+            found[str(env.get("name"))] = env.get("value") or SECRET
+        elif env.each.startswith("${local."):
+            found |= tree.local(env.each.removeprefix("${local.").removesuffix("}")) or {}
+    return found
 
 
 @cache
 def paths() -> dict[str, set[str]]:
     """List the paths that each program answers."""
-    stub: Any = SimpleNamespace(settings=SimpleNamespace(sweep_audience="somebody"))
+    settings = SimpleNamespace(sweep_audience="somebody")
+    stub: Any = SimpleNamespace(settings=settings, signatures_removed=False)
     routes = [*internal_routes(stub, stub), *service_routes(stub, [])]
     worker = create_app(
         identity=stub,

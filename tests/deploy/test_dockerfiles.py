@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +91,31 @@ def test_the_rule_of_torch_sees_a_mistake(name: str, words: str, broken: str) ->
 def test_every_rule_has_a_mistake() -> None:
     tried = {rule for rule, _, _ in MISTAKES} | {rules.torch_is_where_it_belongs}
     assert tried == set(RULES)
+
+
+@pytest.mark.parametrize(
+    ("spec", "pinned"),
+    [
+        ("torch==2.13.0", True),
+        ("torch==2.13.0+cu126", True),
+        ("torch==2.11.0", False),
+        ("torch==2.13.01", False),
+        ("torch", False),
+    ],
+)
+def test_setuptools_is_pinned_beside_the_torch_that_is(
+    spec: str, pinned: bool, tmp_path: Path
+) -> None:
+    """Another torch may want an older one: torch 2.11 and 2.12 do."""
+    (tmp_path / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    runs = read_dockerfile(WORKER, TEXTS[WORKER]).all("RUN")
+    [script] = [run.partition(" && /opt/tool")[0] for run in runs if "> but-torch.txt" in run]
+    shell = {"TORCH_SPEC": spec, "PATH": os.environ["PATH"]}
+    subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=shell, check=True)
+    left = (tmp_path / "but-torch.txt").read_text().splitlines()
+    whole = (tmp_path / "constraints.txt").read_text().splitlines()
+    gone = {line.partition("==")[0] for line in set(whole) - set(left)}
+    assert gone == ({"torch"} if pinned else {"torch", "setuptools"})
 
 
 def test_the_two_say_the_same_where_they_do_the_same() -> None:

@@ -114,6 +114,32 @@ def images_are_scanned_before_they_are_pushed(text: str) -> Iterator[str]:
         yield "pushes before it has scanned"
 
 
+def pins_are_audited_before_anything_is_pushed(text: str) -> Iterator[str]:
+    """Every exact version is looked up by a tool of exact version, and what it finds is judged."""
+    jobs = read_workflow(text)["jobs"]
+    pushing = next(name for name, step in steps_of({"jobs": jobs}) if "docker push" in _run(step))
+    before = jobs[pushing].get("needs")
+    audits = [step for name, step in steps_of({"jobs": jobs})
+              if name == before and "pip-audit" in _run(step)]  # fmt: skip
+    if len(audits) != 1:
+        yield f"{len(audits)} audits before {pushing}"
+    for audit in audits:
+        script = " ".join(_run(audit).replace("\\\n", " ").split())
+        if audit.keys() != {"name", "run"}:
+            yield "an audit may be passed over"
+        asked = re.search(r'/pip-audit" (.*?) \|\| echo "[\w ]+" (.*)$', script)
+        if asked is None:
+            yield "what was found is not judged"
+            continue
+        for flag in ("--strict", "--no-deps", "--requirement constraints.txt", "--format json"):
+            if flag not in asked[1]:
+                yield f"audits without {flag}"
+        if asked[2] != 'python3 deploy/images/audit "$RUNNER_TEMP/audit.json"':
+            yield f"judges by {asked[2]}"
+        if 'pip" install --quiet --no-deps -r deploy/images/auditor.txt' not in script:
+            yield "the auditor may be of any version"
+
+
 def room_is_made_first(text: str) -> Iterator[str]:
     """A stock runner's disk is full of toolchains that nobody here uses."""
     first = next(step for name, step in steps_of(read_workflow(text)) if name == "images")
@@ -132,6 +158,10 @@ def scripts_take_no_words_from_outside(text: str) -> Iterator[str]:
             yield f"{name} leaves its token behind"
 
 
+def _run(step: dict[str, Any]) -> str:
+    return str(step.get("run", ""))
+
+
 RULES: tuple[Rule, ...] = (
     only_main_deploys,
     a_token_goes_where_it_is_needed,
@@ -140,6 +170,7 @@ RULES: tuple[Rule, ...] = (
     images_are_deployed_by_digest,
     each_step_waits_for_the_one_before,
     images_are_scanned_before_they_are_pushed,
+    pins_are_audited_before_anything_is_pushed,
     room_is_made_first,
     scripts_take_no_words_from_outside,
 )
@@ -167,6 +198,20 @@ MISTAKES: tuple[tuple[Rule, str, str], ...] = (
     (images_are_scanned_before_they_are_pushed, "/worker:${{ github.sha }}",
      "/api:${{ github.sha }}"),
     (images_are_scanned_before_they_are_pushed, "docker image prune", "docker push x"),
+    (pins_are_audited_before_anything_is_pushed, "    needs: test\n", ""),
+    (pins_are_audited_before_anything_is_pushed, "/bin/pip-audit", "/bin/pip-list"),
+    (pins_are_audited_before_anything_is_pushed, "--strict ", ""),
+    (pins_are_audited_before_anything_is_pushed, "constraints.txt", "requirements.txt"),
+    (pins_are_audited_before_anything_is_pushed, "--no-deps -r deploy/images/auditor.txt",
+     "pip-audit"),
+    (pins_are_audited_before_anything_is_pushed,
+     '          python3 deploy/images/audit "$RUNNER_TEMP/audit.json"\n', ""),
+    (pins_are_audited_before_anything_is_pushed, 'audit "$RUNNER_TEMP/audit.json"\n',
+     'audit "$RUNNER_TEMP/audit.json" || true\n'),
+    (pins_are_audited_before_anything_is_pushed, "      - name: Audit every package that is pinned",
+     "      - name: Audit every package that is pinned\n        continue-on-error: true"),
+    (pins_are_audited_before_anything_is_pushed, "      - name: Audit every package that is pinned",
+     "      - name: Audit every package that is pinned\n        if: false"),
     (room_is_made_first, "/usr/share/dotnet", "/usr/share/dot"),
     (scripts_take_no_words_from_outside, '--region="$REGION" --image',
      "--region=${{ vars.GCP_REGION }} --image"),

@@ -13,6 +13,7 @@ import pytest
 
 from shared.requirements import require_api, require_worker
 from shared.settings import Settings
+from tests.deploy.service_rules import SET_BY_CLOUD_RUN
 from tests.deploy.terraform_files import TERRAFORM, read_tree
 
 DIGEST = "us-east4-docker.pkg.dev/my-stories/illo/api@sha256:" + "0" * 64
@@ -106,7 +107,7 @@ def test_the_programs_start_with_what_terraform_works_out(
 ) -> None:
     secret = {"ILLO_KEYS": "{}"} if name == "api" else {}
     given = worked_out["shared_environment"] | worked_out[f"{name}_environment"] | secret
-    settings = Settings.read(given)
+    settings = Settings.read(SET_BY_CLOUD_RUN | given)
     require(settings)
     assert settings.price_per_gpu_second == pytest.approx(1.42 / 3600, rel=1e-4)
     assert (settings.workers, settings.retention_days) == (1, 30)
