@@ -166,6 +166,8 @@ def refusal_of(error: errors.IlloError) -> Refusal | None:
     """Say how a fact is refused over HTTP; None for one that no request should meet."""
     if isinstance(error, errors.StoreUnavailable | errors.ArtifactStoreUnavailable):
         away = "the store cannot be reached just now; nothing was changed, try again"
+        if isinstance(error, errors.StoreFull | errors.ArtifactStoreFull):
+            away = f"{error}; nothing was changed"
         return Refusal(status=503, code="store_unavailable", detail=away, headers=RETRY_AFTER)
     for kind, status, code in _FACTS:
         if isinstance(error, kind):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from api.idempotency import Keep
 from api.jobs_view import show_job
 from api.problems import Refusal, invalid
+from api.queue_view import Standing, read_standing
 from api.rate_limits import judge, quota_of, refusing_excess, tell
 from api.requests import JobRequest, SceneFields
 from api.routing import reply
@@ -21,6 +22,7 @@ from shared.ports import Answer, IdempotencyRecord
 from shared.quotas import Usage
 from shared.scenes import Scene, recipe_of
 from shared.vocabulary import Priority
+from shared.workers import WorkerState
 
 POLL_AFTER = {"Retry-After": "1"}
 
@@ -85,23 +87,38 @@ def require_ended(job: Job) -> None:
 def submit(wish: Wish, service: Service, *, keep: Keep, traceparent: str) -> Answer:
     """Create the job and its idempotency record in one transaction, then publish; answer 202.
 
-    A publish that fails changes nothing: the sweep sends the message again. Raises
-    IdempotencyRecorded if an equal request was first, and a Refusal if the quota has no room.
+    A publish that fails changes nothing: the sweep sends the message again. Nothing is published
+    while waking is held: the sweep does it later. Raises IdempotencyRecorded if an equal request
+    was first, and a Refusal if the quota has no room.
     """
     now = service.backends.workers.now()
     job = _job_of(wish, service, now)
-    answer = accepted(job, service)
+    standing = read_standing(service.backends, service.settings)
+    answer = accepted(job, service, standing)
     with refusing_excess(1, wish.tenant, service):
         usage = _written(job, service, record=keep(answer, now), now=now)
     service.meters.accepted.inc()
-    wake_worker(job, service, traceparent=traceparent)
+    if worth_waking(standing):
+        wake_worker(job, service, traceparent=traceparent)
+    else:
+        ids = {"job_id": job.id, "traceparent": traceparent}
+        log.info("submitted, not woken", extra={**ids, "reason": standing.stopped})
     return tell(answer, usage, service, now)
 
 
-def accepted(job: Job, service: Service) -> Answer:
+def accepted(job: Job, service: Service, standing: Standing | None = None) -> Answer:
     """Answer 202 with a job."""
     headers = {"Location": f"/v1/jobs/{job.id}", **POLL_AFTER}
-    return reply(show_job(job, service), status=202, headers=headers)
+    return reply(show_job(job, service, standing), status=202, headers=headers)
+
+
+def worth_waking(standing: Standing) -> bool:
+    """Whether a message may be sent: it could start a worker for nothing while waking is held.
+
+    One that is idle takes it instead, and nothing is started.
+    """
+    idle = any(worker.state is WorkerState.IDLE for worker in standing.workers)
+    return standing.stopped is None or idle
 
 
 def wake_worker(job: Job, service: Service, *, traceparent: str) -> None:

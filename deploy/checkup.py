@@ -19,9 +19,14 @@ GIB = 2**30
 WORKER = "install illo with its worker: pip install 'illo[worker]'"
 
 
-def examine(*, on_part: Callable[[str], None] = lambda part: None) -> Iterator[Finding]:
-    """Look at everything; what cannot be judged by settings that are wrong is passed over."""
-    on_part("settings")
+def examine(
+    *, on_part: Callable[[str, float], None] = lambda part, fraction: None
+) -> Iterator[Finding]:
+    """Look at everything; what cannot be judged by settings that are wrong is passed over.
+
+    `on_part` hears what is looked at, and the fraction that was looked at before.
+    """
+    on_part("settings", 0.0)
     settings, sound = None, False
     try:
         settings = Settings.read(process_environment())
@@ -31,13 +36,14 @@ def examine(*, on_part: Callable[[str], None] = lambda part: None) -> Iterator[F
         found = list(settings_found(settings))
         sound = all(each.state is not State.WRONG for each in found)
         yield from found
-    on_part("weights")
+    on_part("weights", 0.1)
     yield from weights_found(settings) if settings else _passed_over("weights")
-    on_part("backends")
+    on_part("backends", 0.5)
     # half a deployment's settings could lead to the real services instead of emulators
     yield from backends_found(settings) if settings and sound else _passed_over("backends")
-    on_part("device")
+    on_part("device", 0.8)
     yield from device_found()
+    on_part("everything", 1.0)
 
 
 # --- settings -------------------------------------------------------------------------------------

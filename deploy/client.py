@@ -27,6 +27,7 @@ CONNECT_SECONDS, READ_SECONDS = 5.0, 90.0  # a long poll lasts up to 60
 STRANGER_PATIENCE, FRIEND_PATIENCE = 1.0, 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 _BUSY = frozenset({429, 502, 503, 504})
+_OF_THE_FILE = frozenset({400, 413, 415, 422})  # others refuse whoever asks, whatever the file
 
 Query = Mapping[str, str | int | None]
 
@@ -96,12 +97,18 @@ class Client:
         return self._ask("POST", path, body=content, headers=headers)
 
     def upload(self, file: Path) -> Any:
-        """Upload a picture; doing so again gives the same asset."""
+        """Upload a picture; doing so again gives the same asset. A refusal of it names the file."""
         content, kind = urllib3.encode_multipart_formdata(
             {"file": (file.name, file.read_bytes(), "application/octet-stream")}
         )
         headers = {"Content-Type": kind}
-        return self._ask("POST", "/v1/assets", body=content, headers=headers).json()
+        try:
+            return self._ask("POST", "/v1/assets", body=content, headers=headers).json()
+        except RequestRefused as refused:
+            if refused.status not in _OF_THE_FILE:
+                raise
+            said = f"{file}: {refused}"
+            raise RequestRefused(said, status=refused.status, code=refused.code) from None
 
     def _ask(
         self,

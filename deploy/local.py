@@ -43,12 +43,18 @@ class Running:
     api: int
     workers: Sequence[int]
     queue: int
+    metrics: Sequence[str] = ()  # where each worker tells its figures, on this machine alone
     key: str | None = None  # one that was made for this run; of others only hashes are known
 
     def document(self) -> dict[str, Any]:
         """Write it as run.json has it."""
         pids = {"api": self.api, "worker": list(self.workers), "queue": self.queue}
-        return {"url": self.url, "key": self.key, "processes": pids}
+        return {
+            "url": self.url,
+            "key": self.key,
+            "processes": pids,
+            "metrics": list(self.metrics),
+        }
 
 
 def run_here(
@@ -194,6 +200,11 @@ def _running(footing: Footing, children: Sequence[Child]) -> Running:
         api=pids("api")[0],
         workers=pids("worker"),
         queue=pids("queue")[0],
+        metrics=[
+            f"http://127.0.0.1:{child.role.settings.port}/metrics"
+            for child in children
+            if child.role.kind == "worker"
+        ],
     )
 
 

@@ -53,6 +53,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or is too busy; trying again later may help."""
 
 
+class StoreFull(StoreUnavailable):
+    """The disk under the store has no room; says which folder, and what to do."""
+
+
 class JobNotFound(StoreError):
     """No job has this id."""
 
@@ -112,6 +116,10 @@ class ArtifactDamaged(ArtifactError):
 
 class ArtifactStoreUnavailable(ArtifactError):
     """The artifact store cannot be reached; trying again later may help."""
+
+
+class ArtifactStoreFull(ArtifactStoreUnavailable):
+    """The disk under the artifact store has no room; says which folder, and what to do."""
 
 
 class PublishFailed(IlloError):

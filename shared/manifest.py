@@ -19,6 +19,10 @@ FORMAT = 1
 LONGEST_PART = 255  # of a path, on the file systems there are
 MAX_BYTES = 1024 * 1024  # ours has 18 files and 4 KB
 PIECE_BYTES = 2**20  # read and digested at once
+TEXT_TOKENS = 512  # what T5 reads of a prompt, however short; Kontext was trained with them
+LEAST_TEXT_TOKENS = 8
+MAKE = "make weights with `illo weights prepare`"  # where there are none
+PUT_THERE = f"{MAKE} and put them there with `illo weights push`"
 
 
 class Role(StrEnum):
@@ -80,11 +84,21 @@ class Manifest:
     label: Annotated[str, Field(min_length=1, max_length=128)]
     files: tuple[WeightsFile, ...]
     expects: Expects
+    # fewer than the full size has only where the weights were trained with fewer: padding counts
+    text_tokens: Annotated[int, Field(ge=LEAST_TEXT_TOKENS, le=TEXT_TOKENS, strict=True)] = (
+        TEXT_TOKENS
+    )
 
     @property
     def sha256(self) -> str:
-        """Digest of all the files' names, sizes and digests, in 64 hexadecimal digits."""
-        listed = sorted((file.path, file.bytes, file.sha256) for file in self.files)
+        """Digest of all the files' names, sizes and digests, in 64 hexadecimal digits.
+
+        Another number of text tokens than usual counts, too: it draws other pictures.
+        """
+        files = sorted((file.path, file.bytes, file.sha256) for file in self.files)
+        listed: list[object] = [*files]
+        if self.text_tokens != TEXT_TOKENS:
+            listed.append(self.text_tokens)
         return hashlib.sha256(json.dumps(listed, separators=(",", ":")).encode()).hexdigest()
 
     def of(self, role: Role) -> tuple[WeightsFile, ...]:
@@ -128,8 +142,10 @@ def read_manifest(directory: Path) -> Manifest:
             raise WeightsDamaged(f"{path}: larger than {MAX_BYTES} bytes; prepare it again")
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        remedy = "docs/weights.md says what belongs there; ILLO_WEIGHTS=tiny needs nothing"
-        raise WeightsMissing(f"{path}: not there; {remedy}") from None
+        raise WeightsMissing(
+            f"{path}: not there; {MAKE} from downloads, docs/weights.md says how; "
+            "ILLO_WEIGHTS=tiny needs nothing"
+        ) from None
     except OSError as error:
         raise WeightsDamaged(f"{path}: cannot be read: {error.strerror}") from None
     return parse_manifest(text, str(path))
@@ -163,7 +179,10 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, last of all files: it says that the others are complete."""
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
+    written = asdict(manifest)
+    if manifest.text_tokens == TEXT_TOKENS:
+        del written["text_tokens"]  # an illo that did not know it reads these weights, too
+    text = json.dumps(written, indent=2, ensure_ascii=False)
     (directory / NAME).write_text(text + "\n", encoding="utf-8")
 
 

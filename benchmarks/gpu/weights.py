@@ -29,7 +29,8 @@ from shared.manifest import (
     read_manifest,
     write_manifest,
 )  # fmt: skip
-from worker.pipeline.tiny import ALIGNMENT, MODEL_INDEX, T5_LENGTH
+from worker.pipeline.tiny import T5_LENGTH
+from worker.pipeline.tiny_files import ALIGNMENT, MODEL_INDEX
 from worker.pipeline.tiny_shapes import CLIP_LENGTH, SCHEDULER_CONFIG
 from worker.pipeline.tiny_tensors import draw_tensors, text_rule, vae_rule
 from worker.pipeline.tiny_tokenizers import write_clip_tokenizer, write_t5_tokenizer

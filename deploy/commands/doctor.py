@@ -43,7 +43,9 @@ def _look(probed: str | None, *, as_json: bool) -> "tuple[list[Finding], Probed 
     from shared.errors import WeightsError
 
     with Display() as display:
-        findings = list(examine(on_part=lambda part: display.show(f"looking at {part}", "", 0.0)))
+        findings = list(
+            examine(on_part=lambda part, done: display.show(_looking(part, done), "", done))
+        )
     measured = None
     if probed is not None:
         try:
@@ -59,6 +61,10 @@ def _look(probed: str | None, *, as_json: bool) -> "tuple[list[Finding], Probed 
     for finding in [] if as_json else findings:
         click.echo(f"{finding.state:5}  {finding.what:9}  {finding.said}")
     return findings, measured
+
+
+def _looking(part: str, done: float) -> str:
+    return f"looked at {part}" if done == 1.0 else f"looking at {part}"
 
 
 def _probe(place: str, on_rate: Any) -> "Probed":

@@ -106,7 +106,7 @@ def _run(
             print_json(running.document())
         else:
             kept = "nowhere" if mishaps is not None else f"in {settings.data}"
-            click.echo(_welcome(running, settings, kept=kept))
+            click.echo(welcome(running, settings, kept=kept))
 
     def draining() -> None:
         if not as_json:  # who reads JSON is a program: it has no Ctrl-C to press once more
@@ -125,12 +125,14 @@ def _run(
     return Ending.DONE if drained else Ending.INTERRUPTED
 
 
-def _welcome(running: "Running", settings: "Settings", *, kept: str) -> str:
+def welcome(running: "Running", settings: "Settings", *, kept: str) -> str:
+    """Say where the service is, and what can be done with it."""
     url, out = running.url, ("-o", "out/")
     draw = command_line("draw", "Mia hides under the bed", "-r", "examples/mia.png", *out, url=url)
     keyed = running.key is not None or settings.keys is not None
     key = f"  export ILLO_KEY={running.key or '…   # one of your keys'}\n" if keyed else ""
     bearer = ' -H "Authorization: Bearer $ILLO_KEY"' if keyed else ""
+    figures = "".join(f"\n  {address}" for address in running.metrics)
     return f"""
 illo is ready at {url}   (weights: {settings.weights}; jobs are kept {kept})
 
@@ -138,6 +140,8 @@ illo is ready at {url}   (weights: {settings.weights}; jobs are kept {kept})
   {command_line("batch", "examples/storm.yaml", *out, url=url)}
   curl {url}/v1/jobs{bearer} -H 'Content-Type: application/json' -d '{{"prompt": "a red kite"}}'
   curl {url}/v1/queue{bearer}
+
+Each worker tells its figures at:{figures}
 
 Ctrl-C ends it.
 """

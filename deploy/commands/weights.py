@@ -11,6 +11,7 @@ import click
 
 from deploy.commands.prepare import prepare
 from deploy.commands.push import push
+from deploy.commands.train_tiny import train_tiny
 from deploy.commands.verify import verify
 from deploy.console import Ending, print_json, say, speaks_json
 
@@ -22,12 +23,13 @@ DIGESTED_BELOW = 10**9  # bytes; that takes a second or two
 
 @click.group()
 def weights() -> None:
-    """Make, inspect, verify or push weights."""
+    """Make, train, inspect, verify or push weights."""
 
 
 weights.add_command(prepare)
 weights.add_command(verify)
 weights.add_command(push)
+weights.add_command(train_tiny)
 
 
 @weights.command()

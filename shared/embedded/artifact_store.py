@@ -16,10 +16,12 @@ from pathlib import Path
 
 from shared.documents import from_json, to_json
 from shared.embedded.artifact_paths import ArtifactPaths, artifact_paths
+from shared.embedded.disk import full_disk, is_full
 from shared.errors import (
     ArtifactDamaged,
     ArtifactExists,
     ArtifactNotFound,
+    ArtifactStoreFull,
     ArtifactStoreUnavailable,
     StoreError,
 )
@@ -45,7 +47,7 @@ class FileArtifactStore:
             bytes=len(data),
             content_type=content_type,
         )
-        with _translated(name):
+        with self._translated(name):
             winner = _read_record(paths) or self._write(paths, record, data)
         if winner.sha256 != record.sha256:
             raise ArtifactExists(f"{name} holds other bytes already")
@@ -54,7 +56,7 @@ class FileArtifactStore:
     def get(self, name: str, generation: int) -> bytes:
         """See ArtifactStore.get."""
         paths = artifact_paths(self._root, name)
-        with _translated(name):
+        with self._translated(name):
             record = _read_record(paths)
             if record is None or record.generation != generation:
                 raise ArtifactNotFound(f"{name}: there is no generation {generation}")
@@ -71,7 +73,7 @@ class FileArtifactStore:
     def delete(self, name: str) -> None:
         """See ArtifactStore.delete."""
         paths = artifact_paths(self._root, name)
-        with _translated(name), suppress(FileNotFoundError):
+        with self._translated(name), suppress(FileNotFoundError):
             for path in paths.every_file():
                 path.unlink(missing_ok=True)
             self._remove_empty(paths.folder)
@@ -79,6 +81,15 @@ class FileArtifactStore:
     def url(self, name: str, generation: int) -> str | None:
         """See ArtifactStore.url: files are served by the API."""
         return None
+
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if is_full(error, self._root):
+                raise ArtifactStoreFull(f"{name}: {full_disk(self._root)}") from error
+            raise ArtifactStoreUnavailable(f"{name}: {error.strerror or error}") from error
 
     def _write(self, paths: ArtifactPaths, record: "_Record", data: bytes) -> "_Record":
         for _ in range(TRIES - 1):
@@ -152,14 +163,6 @@ def _read_record(paths: ArtifactPaths) -> _Record | None:
         return None
     except StoreError:
         raise ArtifactDamaged(f"{paths.record} cannot be read") from None
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ArtifactStoreUnavailable(f"{name}: {error.strerror or error}") from error
 
 
 def _write_durably(path: Path, data: bytes) -> None:

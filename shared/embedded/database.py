@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from shared.embedded.disk import full_disk, is_full
 from shared.embedded.schema import MIGRATIONS
-from shared.errors import StoreUnavailable, UnknownSchema
+from shared.errors import StoreFull, StoreUnavailable, UnknownSchema
 from shared.ports import Clock
 
 BUSY_TIMEOUT = timedelta(seconds=10)  # far above a commit's milliseconds, below a client's patience
@@ -87,6 +88,8 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
+            if is_full(error, self.path.parent):
+                raise StoreFull(full_disk(self.path.parent)) from error
             raise StoreUnavailable(f"{self.path}: {error}") from error
 
     def _connection(self) -> sqlite3.Connection:

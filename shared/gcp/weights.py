@@ -15,14 +15,13 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from shared.cloud_folders import CloudFolder
 from shared.errors import WeightsDamaged, WeightsMissing, WeightsUnreachable
 from shared.gcp.artifact_store import FAULTS, ROLES, TIMEOUTS
-from shared.manifest import MAX_BYTES, NAME, Digests, Manifest, parse_manifest
+from shared.manifest import MAX_BYTES, NAME, PUT_THERE, Digests, Manifest, parse_manifest
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 PATIENCE = timedelta(seconds=20)  # an API that starts can wait so long for its manifest
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds; the library draws from nothing to that much
 READINGS = 2  # bytes that went wrong on the way are right when read again
 MAX_OBJECTS = 4_096  # a folder of weights has two dozen
-_REMEDY = "docs/weights.md says what belongs there"
 
 Result = TypeVar("Result")
 
@@ -110,7 +109,7 @@ class CloudWeights:
         try:
             return call()
         except NotFound:
-            raise WeightsMissing(f"{name}: not there; {_REMEDY}") from None
+            raise WeightsMissing(f"{name}: not there; {PUT_THERE}") from None
         except (Forbidden, Unauthorized):
             role = ROLES["storage.objects.get"]
             raise WeightsMissing(

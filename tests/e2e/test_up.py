@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from tests.programs import gone, until
 from tests.service import Service, running
@@ -40,11 +41,13 @@ def wait_until_drawn_on(service: Service, id: str) -> None:
 
 def test_the_run_file_names_the_address_and_live_programs(service: Service) -> None:
     told = json.loads((service.data / "run.json").read_text())
-    assert told.keys() == {"url", "key", "processes"}
+    assert told.keys() == {"url", "key", "processes", "metrics"}
     assert (told["url"], told["key"]) == (service.url, None)
     pids = flat(told["processes"])
     assert len(set(pids)) == 3
     assert not any(gone(pid) for pid in [*pids, service.program.pid])
+    [figures] = told["metrics"]
+    assert b"illo_poison_total" in urllib3.request("GET", figures).data
 
 
 def test_a_job_is_drawn(service: Service) -> None:

@@ -1,5 +1,6 @@
 """Submitting jobs: defaults, limits, references, and what happens when a backend fails."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,9 +8,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.sweep import sweep_once
-from shared.errors import StoreUnavailable
+from shared.errors import StoreFull, StoreUnavailable
+from shared.jobs import FIRST_WAKE
 from shared.scenes import recipe_of
-from tests.builders import NOW, WEIGHTS
+from shared.vocabulary import Status
+from shared.workers import FAILED_STARTS, WorkerState, pause, resume
+from tests.builders import NOW, WEIGHTS, a_worker
 from tests.http.conftest import Away, House, a_picture, an_upload, pointers
 
 
@@ -63,6 +67,48 @@ def test_a_job_whose_wake_fails_is_accepted_and_left_to_the_sweep(house: House) 
     assert house.backends.jobs.get(answer.json["id"]).wake_at == NOW + timedelta(seconds=30)
 
 
+def failed_starts(house: House) -> None:
+    for number in range(FAILED_STARTS):
+        broken = a_worker(state=WorkerState.BROKEN, id=f"wrk_{number}", error="no model.gguf")
+        house.backends.workers.save(broken)
+
+
+def a_paused_queue(house: House) -> None:
+    house.backends.workers.update_control(lambda control, now: pause(control, now, reason=""))
+
+
+@pytest.mark.parametrize("hold", [failed_starts, a_paused_queue])
+def test_while_waking_is_held_a_job_is_stored_and_the_sweep_wakes_it_later(
+    house: House, hold: Callable[[House], None]
+) -> None:
+    hold(house)
+    answer = house.client.post("/v1/jobs", json={"prompt": "Mia"})
+    assert answer.status_code == 202
+    assert answer.json["queue"]["reason"]
+    assert house.publisher.wakes == []
+    house.clock.advance(FIRST_WAKE)
+    assert sweep_once(house.backends, house.settings).held
+    assert house.publisher.wakes == []
+    house.backends.workers.update_control(resume)
+    sweep_once(house.backends, house.settings)
+    assert [wake.job for wake in house.publisher.wakes] == [answer.json["id"]]
+
+
+def test_a_retry_wakes_nobody_either_while_starts_fail(house: House) -> None:
+    failed_starts(house)
+    job = house.have(status=Status.FAILED)
+    assert house.client.post(f"/v1/jobs/{job.id}/retry").status_code == 202
+    assert house.publisher.wakes == []
+
+
+def test_a_worker_that_is_idle_is_woken_whatever_starts_fail_beside_it(house: House) -> None:
+    failed_starts(house)
+    early = NOW - timedelta(hours=1)
+    house.backends.workers.save(a_worker(id="wrk_idle", started_at=early, at=NOW, weights=WEIGHTS))
+    id = house.client.post("/v1/jobs", json={"prompt": "Mia"}).json["id"]
+    assert [wake.job for wake in house.publisher.wakes] == [id]
+
+
 def test_nothing_is_written_or_sent_while_the_store_is_away(house: House) -> None:
     away = replace(house.backends, jobs=Away(), workers=Away())  # type: ignore[arg-type]
     answer = house.client_over(away).post("/v1/jobs", json={"prompt": "Mia"})
@@ -70,6 +116,17 @@ def test_nothing_is_written_or_sent_while_the_store_is_away(house: House) -> Non
     assert int(answer.headers["Retry-After"]) > 0
     assert house.publisher.wakes == []
     assert house.client.get("/v1/jobs").json["data"] == []
+
+
+def test_a_full_disk_is_told_as_that(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreFull("the disk of /data is full; make room on it")
+
+    monkeypatch.setattr(type(house.backends.jobs), "create", fail)
+    answer = house.client.post("/v1/jobs", json={"prompt": "Mia"})
+    assert (answer.status_code, answer.json["code"]) == (503, "store_unavailable")
+    assert "the disk of /data is full" in answer.json["detail"]
+    assert house.publisher.wakes == []
 
 
 def test_a_store_that_goes_away_at_the_commit_leaves_no_message(

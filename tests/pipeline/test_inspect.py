@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from shared.errors import WeightsMissing
-from shared.manifest import read_manifest
 from tests.unit.gguf_files import ARRAY, STRING, UINT32, Info, array, gguf_bytes, write_transformer
 from worker.pipeline.tiny_shapes import TRANSFORMER
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
@@ -67,10 +66,9 @@ def test_tiny_weights_are_described(tiny: Path) -> None:
 
 
 def test_a_header_is_one_event_of_a_log(tiny: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(tiny)
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"_name_or_path": "somebody/kontext" + "x" * 1_000}))
-    facts = header_facts(read_header(tiny / "transformer/model.gguf"), manifest, config=config)
+    facts = header_facts(read_header(tiny / "transformer/model.gguf"), config=config)
     assert json.loads(json.dumps(facts)) == facts
     origin = facts.pop("name_or_path")
     assert str(origin).startswith("somebody/kontext")
@@ -84,8 +82,6 @@ def test_a_header_is_one_event_of_a_log(tiny: Path, tmp_path: Path) -> None:
         "img_in": [64, 64],
         "img_in_type": "BF16",
         "name": "illo-tiny-2",
-        "label": manifest.label,
-        "sha256": manifest.sha256,
     }
 
 

@@ -19,6 +19,7 @@ from shared.errors import (
     WrongWeights,
 )
 from shared.manifest import Role, describe_file, read_manifest, write_manifest
+from tests.pipeline.test_verify import remeasure
 from tests.pipeline.test_weights import described_anew
 from tests.ranged_server import (
     BUSY,
@@ -36,13 +37,15 @@ from tests.ranged_server import (
 )
 from tests.unit.gguf_files import write_transformer
 from worker.pipeline.tiny_shapes import TRANSFORMER
+from worker.pipeline.weights.files import large_files
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
 from worker.pipeline.weights.opening import Opened, checksum_by_digest, open_weights
-from worker.pipeline.weights.place import LocalPlace, large_files, open_place
+from worker.pipeline.weights.place import LocalPlace, open_place
 from worker.pipeline.weights.prefix import WINDOW_BYTES, Prefix
 from worker.pipeline.weights.safetensors_header import read_safetensors_header
 from worker.pipeline.weights.sources import LocalFile
+from worker.pipeline.weights.verify import verify_folder
 
 MODEL = Path("transformer/model.gguf")
 SMALL = ("model_index.json", "tokenizer/vocab.json", "scheduler/scheduler_config.json")
@@ -131,9 +134,30 @@ def test_an_object_that_is_not_there_is_named(tiny: Path, tmp_path: Path, name: 
     del held[f"{PREFIX}/{name}"]
     with (
         ranged_server(held) as server,
-        pytest.raises(WeightsMissing, match=f"{FOLDER}/{name}: not there"),
+        pytest.raises(WeightsMissing, match=f"{FOLDER}/{name}: not there; .*`illo weights push`"),
     ):
         opened_from(server, tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("vae/config.json", '"norm_num_groups": 4', '"norm_num_groups": 3'),
+        ("text_encoder_2/config.json", '"d_model": 64', '"d_model": 32'),
+        ("scheduler/scheduler_config.json", '"base_shift": 0.5', '"base_shift": null'),
+    ],
+)
+def test_a_config_that_is_refused_is_named_by_where_it_lies(
+    tiny: Path, tmp_path: Path, name: str, right: str, wrong: str
+) -> None:
+    weights = Path(shutil.copytree(tiny, tmp_path / "weights"))
+    (weights / name).write_text((weights / name).read_text().replace(right, wrong))
+    remeasure(weights, name)
+    with served(weights) as server, pytest.raises(WeightsError) as refused:
+        opened_from(server, tmp_path / "small")
+    (problem,) = verify_folder(weights).problems
+    assert str(refused.value) == problem.replace(str(weights), FOLDER)
+    assert f"{FOLDER}/{name}: " in str(refused.value)
 
 
 def test_who_may_not_read_is_told_what_is_missing(tiny: Path, tmp_path: Path) -> None:

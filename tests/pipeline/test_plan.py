@@ -10,6 +10,7 @@ import torch
 from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
 from shared.errors import CardTooSmall
+from shared.manifest import TEXT_TOKENS
 from shared.settings import Residency
 from shared.vocabulary import Phase
 from tests.pipeline import full_size
@@ -67,7 +68,7 @@ def planned(
         (full_size.encoder_bytes("BF16"), 8.87),
         (CLIP_BYTES, 0.23),
         (VAE_BYTES, 0.16),
-        (denoising(FULL_SIZE, tokens=USUAL.tokens), 0.86),
+        (denoising(FULL_SIZE, tokens=USUAL.tokens(TEXT_TOKENS)), 0.86),
         (decoding(FULL_SIZE, pixels=MEGAPIXEL, tiled=False), 1.50),
         (decoding(FULL_SIZE, pixels=MEGAPIXEL, tiled=True), 0.38),
     ],
@@ -265,7 +266,7 @@ def test_images_share_the_device_while_their_sum_fits() -> None:
     cards = (20, 22.2, 40, 80)
     assert [planned(gib, largest=largest).images for gib in cards] == [1, 3, 8, 8]
     l4 = planned(22.2, largest=largest)
-    usual, small = USUAL.tokens, 1024 + 512
+    usual, small = USUAL.tokens(TEXT_TOKENS), 1024 + 512
     assert (l4.together(usual), l4.together(small), l4.together(10**6)) == (3, 8, 1)
     held = l4.peaks[Phase.DENOISING] - denoising(FULL_SIZE, tokens=usual)
     beside = looking(FULL_SIZE, pixels=MEGAPIXEL, tiled=False)

@@ -248,7 +248,7 @@ def test_a_folder_of_another_model_is_called_by_its_name(downloads: Downloads) -
         ("text_encoder/config.json", {"vocab_size": 9}, "expected (9, 32)"),
         ("text_encoder/config.json", {"num_hidden_layers": 3}, "layers.2"),
         ("vae/config.json", {"latent_channels": 4}, "latent_channels is 4"),
-        ("vae/config.json", {"block_out_channels": [8, 8, 8, 16]}, "expected"),
+        ("vae/config.json", {"block_out_channels": [8, 8, 8, 16]}, "is missing"),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_refused(

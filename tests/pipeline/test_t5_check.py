@@ -31,9 +31,9 @@ from worker.pipeline.weights import assemble as assemble_module
 from worker.pipeline.weights.gguf_header import read_header
 from worker.pipeline.weights.inspect import inspect_weights
 from worker.pipeline.weights.t5_check import (
-    check_encoder,
     check_packed_encoder,
     find_packed_encoder,
+    fitting_encoder_sizes,
     read_encoder_sizes,
     sizes_in,
 )
@@ -195,7 +195,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "umt5"}, "is of 'umt5', not 't5'"),
     ({"d_model": 4096}, "d_model is 4096, but the transformer takes text of 64 channels"),
     ({"d_ff": "wide"}, "not a T5's config"),
-    ({"num_heads": None}, "not a T5's config (KeyError: 'num_heads')"),
+    ({"num_heads": None}, "not a T5's config (it has no num_heads)"),
     ({"vocab_size": 999}, "64), expected (999, 64)"),
     ({"num_layers": 3}, "'enc.blk.2.attn_norm.weight' of shape (64,) is missing (as are 8)"),
     ({"num_layers": 1}, "'enc.blk.1.attn_norm.weight' of shape (64,) is one too many"),
@@ -215,14 +215,14 @@ def test_a_config_that_says_otherwise_is_refused(
 def test_a_missing_config_is_told_as_such(weights: Path) -> None:
     (weights / CONFIG).unlink()
     with pytest.raises(WeightsMissing, match=r"text_encoder_2/config\.json: not there"):
-        check_encoder(weights, described_anew(weights))
+        fitting_encoder_sizes(weights)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "\0", "3"])
 def test_a_broken_config_is_told_as_such(weights: Path, content: str) -> None:
     (weights / CONFIG).write_text(content)
     with pytest.raises(WeightsDamaged, match="not a T5's config"):
-        check_encoder(weights, described_anew(weights))
+        fitting_encoder_sizes(weights)
 
 
 def test_safetensors_with_relu_are_refused_too(
@@ -269,4 +269,3 @@ def test_safetensors_may_come_in_several_files(weights: Path) -> None:
     names = [path.name for path in (weights / "text_encoder_2").iterdir() if "model" in path.name]
     manifest = described_anew(weights, *names)
     assert find_packed_encoder(weights, manifest) is None
-    check_encoder(weights, manifest)

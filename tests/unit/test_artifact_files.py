@@ -13,7 +13,12 @@ import pytest
 from PIL import Image
 
 from shared.embedded.artifact_store import FileArtifactStore
-from shared.errors import ArtifactDamaged, ArtifactNotFound, ArtifactStoreUnavailable
+from shared.errors import (
+    ArtifactDamaged,
+    ArtifactNotFound,
+    ArtifactStoreFull,
+    ArtifactStoreUnavailable,
+)
 from shared.ports import Stored
 
 multiprocessing.set_forkserver_preload([__name__])  # or each child would import it
@@ -97,7 +102,8 @@ def test_a_full_disk_is_unavailable_and_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(ArtifactStoreUnavailable, match="No space left"):
+        said = rf"the disk of {tmp_path / 'artifacts'} is full; make room"
+        with pytest.raises(ArtifactStoreFull, match=said):
             put(store)
         assert files(tmp_path) == []
     assert store.get(NAME, put(store).generation) == b"bytes"

@@ -97,6 +97,17 @@ def test_weights_are_prepared_and_verified_without_anything_heavy(
     assert run(["weights", "verify", str(tmp_path / "made")]) == 0
 
 
+def test_what_reads_weights_says_at_its_end_that_all_was_read(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [f"--transformer={weights}/transformer/model.gguf"]
+    models += [f"--t5={weights}/text_encoder_2/model.gguf", f"--from={weights}"]
+    assert run(["weights", "prepare", *models, "-o", str(tmp_path / "made")]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "100%  manifest.json"
+    assert run(["weights", "verify", str(tmp_path / "made")]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "100%  headers"
+
+
 def test_keys_are_made_without_anything_heavy() -> None:
     assert heavy_after("keys", "new", "--tenant", "ada") == []
 
@@ -271,6 +282,33 @@ def test_a_fault_that_is_the_whole_refusal_is_told_once(
     service.answer("POST", "/v1/jobs", refused, status=422)
     assert run(["draw", "Mia", "--url", service.url]) == 2
     assert capsys.readouterr().err == "illo: this is invalid_image\n"
+
+
+@pytest.mark.parametrize("how", ["draw", "batch"])
+def test_of_several_pictures_the_refused_one_is_named(
+    service: FakeService, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [tmp_path / name for name in ("bed.png", "mia.png", "storm.png")]
+    for picture in pictures:
+        picture.write_bytes(picture.name.encode())
+    service.answer("POST", "/v1/assets", {"id": "ast_bed"})
+    refused = problem(422, "invalid_image", {"/file": "this is invalid_image"})
+    service.answer("POST", "/v1/assets", refused, status=422)
+    batch = {"scenes": [{"key": "one", "prompt": "Mia", "references": [p.name for p in pictures]}]}
+    (tmp_path / "batch.json").write_text(json.dumps(batch))
+    several = [argument for picture in pictures for argument in ("-r", str(picture))]
+    arguments = {"draw": ["Mia", *several], "batch": [str(tmp_path / "batch.json")]}
+    assert run([how, *arguments[how], "--url", service.url]) == 2
+    assert capsys.readouterr().err == f"illo: {pictures[1]}: this is invalid_image\n"
+
+
+def test_a_caller_who_is_refused_is_not_told_of_a_picture(
+    service: FakeService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mia.png").touch()
+    service.answer("POST", "/v1/assets", problem(401, "unauthenticated"), status=401)
+    assert run(["draw", "Mia", "-r", str(tmp_path / "mia.png"), "--url", service.url]) == 2
+    assert "mia.png" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -579,11 +617,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flip_a_byte(weights: Path, folder: Path) -> Path:
-    """Copy weights, with one byte of a tokenizer changed."""
+    """Copy weights, with one byte of a model changed that no header has."""
     shutil.copytree(weights, folder, dirs_exist_ok=True)
-    tokenizer = folder / "tokenizer/tokenizer_config.json"
-    content = tokenizer.read_bytes()
-    tokenizer.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    model = folder / "transformer/model.gguf"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     return folder
 
 
@@ -593,7 +631,7 @@ def test_one_flipped_byte_makes_weights_unusable(
     assert run(["weights", "inspect", str(weights), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["every_byte_checked"]
     assert run(["weights", "inspect", str(flip_a_byte(weights, tmp_path))]) == 1
-    assert "tokenizer_config.json: its sha256 is not the manifest's" in capsys.readouterr().err
+    assert "model.gguf: its sha256 is not the manifest's" in capsys.readouterr().err
 
 
 def test_large_weights_are_not_read_to_the_last_byte(

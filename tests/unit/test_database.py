@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from shared.embedded.database import Database, instant, micros
 from shared.embedded.job_store import SqliteJobStore
 from shared.embedded.schema import MIGRATIONS
-from shared.errors import StoreUnavailable, UnknownSchema
+from shared.errors import StoreFull, StoreUnavailable, UnknownSchema
 from shared.jobs import Job
 from shared.vocabulary import Status
 from tests.builders import NOW, FakeClock, a_job, a_lease, job_id
@@ -135,10 +136,23 @@ class TestFaults:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
         with database.write() as connection:
             connection.execute(f"PRAGMA max_page_count = {pages + 10}")
-        with pytest.raises(StoreUnavailable, match="full"):
+        with pytest.raises(StoreFull, match=rf"the disk of {path.parent} is full; make room"):
             jobs.create([a_job(), job])
         assert jobs.counts() == []
         jobs.create([a_job()])
+
+    @pytest.mark.parametrize(("free", "full"), [(0, True), (10**9, False)])
+    @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_CANTOPEN])
+    def test_a_file_beside_that_finds_no_room_means_a_full_disk(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free: int, full: bool
+    ) -> None:
+        usage = shutil.disk_usage(path.parent)._replace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = code
+        with pytest.raises(StoreUnavailable) as told, open_file(path).read():
+            raise error
+        assert isinstance(told.value, StoreFull) == full
 
     def test_every_commit_reaches_the_disk(self, path: Path) -> None:
         with open_file(path).read() as connection:

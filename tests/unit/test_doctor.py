@@ -74,6 +74,17 @@ def test_a_laptop_as_it_comes_is_well(told: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # nothing was made to find out
 
 
+def test_it_says_how_far_it_has_come_up_to_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("%  ")[2] for line in lines[:-1]] == [
+        f"looking at {part}" for part in ("settings", "weights", "backends", "device")
+    ]
+    fractions = [int(line.partition("%")[0]) for line in lines]
+    assert fractions == sorted(set(fractions))
+    assert lines[-1] == "100%  looked at everything"
+
+
 def test_every_wrong_setting_is_told_and_the_device_all_the_same(
     told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from deploy import folder, ground
 from deploy.children import LONGEST_PAUSE, STEADY_AFTER, Child, Nursery, Role, pause_after
+from deploy.commands.up import welcome
 from deploy.folder import occupied, write_run_file
 from deploy.ground import api_port, free_ports
 from deploy.lifeline import Lifeline
-from deploy.local import embedded, roles, url_of
+from deploy.local import Running, embedded, roles, url_of
 from deploy.program_logs import KEPT_LOG_BYTES, last_complaint, rotate_logs
 from shared.errors import BadSettings, DataInUse
 from shared.requirements import require_loopback
@@ -303,3 +304,11 @@ def test_the_first_signal_asks_for_an_end_and_the_second_for_one_at_once() -> No
             told.append((wishes.heard, wishes.impatient))
     assert told == [(False, False), (True, False), (True, True)]
     assert signal.getsignal(signal.SIGTERM) == former
+
+
+def test_who_starts_it_is_told_where_each_worker_tells_its_figures() -> None:
+    figures = [f"http://127.0.0.1:{port}/metrics" for port in (9001, 9002)]
+    here = Running(url=url_of(SETTINGS), api=1, workers=[2, 3], queue=4, metrics=figures)
+    told = welcome(here, SETTINGS, kept="in data").splitlines()
+    assert [line.strip() for line in told if "/metrics" in line] == figures
+    assert here.document()["metrics"] == figures

@@ -11,6 +11,8 @@ import pytest
 
 from shared.errors import WeightsDamaged, WeightsMissing
 from shared.manifest import (
+    LEAST_TEXT_TOKENS,
+    TEXT_TOKENS,
     Digests,
     Expects,
     Manifest,
@@ -103,8 +105,35 @@ def test_a_manifest_from_before_there_were_checksums_is_read(weights: Path) -> N
     check_files(weights, old, digests=True)
 
 
+def test_a_manifest_that_says_nothing_of_text_tokens_has_those_of_the_full_size(
+    weights: Path,
+) -> None:
+    assert "text_tokens" not in json.loads((weights / "manifest.json").read_text())
+    assert read_manifest(weights).text_tokens == TEXT_TOKENS == 512
+
+
+@pytest.mark.parametrize("count", [LEAST_TEXT_TOKENS, 32, TEXT_TOKENS])
+def test_a_manifest_may_say_how_many_text_tokens_are_read(weights: Path, count: int) -> None:
+    manifest = replace(read_manifest(weights), text_tokens=count)
+    write_manifest(weights, manifest)
+    assert read_manifest(weights) == manifest
+
+
+@pytest.mark.parametrize("count", [LEAST_TEXT_TOKENS - 1, TEXT_TOKENS + 1, 32.0, "32", None, True])
+def test_a_number_of_text_tokens_out_of_bounds_is_refused(weights: Path, count: object) -> None:
+    rewritten(weights, lambda content: content.update(text_tokens=count))
+    assert "text_tokens: Input should be" in damaged(weights)
+
+
+def test_the_same_files_read_with_fewer_text_tokens_are_other_weights() -> None:
+    manifest = a_manifest()
+    digests = {replace(manifest, text_tokens=count).sha256 for count in (8, 32, TEXT_TOKENS)}
+    assert len(digests) == 3
+    assert manifest.sha256 in digests
+
+
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match="ILLO_WEIGHTS=tiny"):
+    with pytest.raises(WeightsMissing, match=r"`illo weights prepare`.*ILLO_WEIGHTS=tiny"):
         read_manifest(tmp_path)
     with pytest.raises(WeightsMissing):
         read_manifest(tmp_path / "nowhere")

@@ -10,9 +10,10 @@ from diffusers import FluxKontextPipeline
 from PIL import Image
 
 from shared.errors import IlloError
+from shared.manifest import TEXT_TOKENS
 from shared.scenes import Reference, Scene
 from worker.drawing import Ahead, ReadReference
-from worker.pipeline.peaks import PROMPTS_TOGETHER, TEXT_TOKENS
+from worker.pipeline.peaks import PROMPTS_TOGETHER
 from worker.pipeline.reference import fit_reference
 from worker.pipeline.remembered import Remembered
 
@@ -25,7 +26,7 @@ REFERENCE_BYTES = 128 * 2**20
 class Encoded:
     """What the transformer reads of one scene besides the latents."""
 
-    prompt: torch.Tensor  # (512, width of T5)
+    prompt: torch.Tensor  # (text tokens, width of T5)
     pooled: torch.Tensor  # (width of CLIP,)
     references: tuple[torch.Tensor, ...]  # each (16, height / 8, width / 8), shifted and scaled
 
@@ -40,10 +41,12 @@ class Encoder:
         self,
         pipeline: FluxKontextPipeline,
         *,
+        text_tokens: int = TEXT_TOKENS,
         prompt_bytes: int = PROMPT_BYTES,
         reference_bytes: int = REFERENCE_BYTES,
     ) -> None:
         self._pipeline = pipeline
+        self._text_tokens = text_tokens
         self.lock = threading.RLock()
         self.together = PROMPTS_TOGETHER
         self.prompts: Remembered[str] = Remembered(prompt_bytes)
@@ -99,7 +102,7 @@ class Encoder:
     def _encode_prompts(self, prompts: Sequence[str]) -> list[tuple[torch.Tensor, ...]]:
         with self.lock:
             embedded, pooled, _ = self._pipeline.encode_prompt(
-                prompt=list(prompts), prompt_2=None, max_sequence_length=TEXT_TOKENS
+                prompt=list(prompts), prompt_2=None, max_sequence_length=self._text_tokens
             )
             encoded = list(zip(embedded, pooled, strict=True))
             for prompt, tensors in zip(prompts, encoded, strict=True):

@@ -15,7 +15,6 @@ from worker.pipeline.canvas import Canvas
 from worker.pipeline.denoise import Row, advance
 from worker.pipeline.encode import Encoder
 from worker.pipeline.memory import begin_peak, peak_of, telling_of_memory
-from worker.pipeline.peaks import TEXT_TOKENS
 from worker.pipeline.residency import Residency, set_tiles, settle
 from worker.pipeline.start import Start
 from worker.pipeline.weights.assemble import OnStage, OnTook, load
@@ -53,7 +52,7 @@ class Kontext:
             self._pipeline = load(
                 start.arrival, dtype=start.dtype, on_stage=on_stage, on_took=on_took
             )
-        self._encoder = Encoder(self._pipeline)
+        self._encoder = Encoder(self._pipeline, text_tokens=manifest.text_tokens)
         self._beside: threading.Thread | None = None
         on_stage("settling models", 0.9)
         began = time.monotonic()
@@ -120,7 +119,7 @@ class Kontext:
         if not waiting:
             return []
         sizes = waiting[0][1].conditions.sizes
-        tokens = sum(rows * columns for rows, columns in sizes) + TEXT_TOKENS
+        tokens = sum(rows * columns for rows, columns in sizes) + self.plan.widths.text_tokens
         most = min(self.together, self.plan.together(tokens))
         return [each for each in waiting if each[1].conditions.sizes == sizes][:most]
 

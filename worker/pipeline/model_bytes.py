@@ -38,6 +38,7 @@ def models_in(opened: Opened, *, element_bytes: int) -> ModelBytes:
             vae=_vae_channels(opened.folder / Role.VAE / "config.json"),
             element_bytes=element_bytes,
             unpacking=_unpacking(transformer[0].tensors.values()),
+            text_tokens=opened.manifest.text_tokens,
         ),
     )
 

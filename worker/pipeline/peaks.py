@@ -7,6 +7,7 @@ sizes run without numbers, add up what they hold at once, and compare.
 
 from dataclasses import dataclass
 
+from shared.manifest import TEXT_TOKENS
 from worker.pipeline.weights.flux_shapes import MLP_RATIO, FluxSizes
 from worker.pipeline.weights.t5_names import T5Sizes
 
@@ -15,7 +16,6 @@ PATCH_PIXELS = 16 * 16  # one token of an image: the VAE divides by 8, patches b
 TILE_SIDE = 512  # pixels; diffusers' own default for this VAE is 1024, which tiles nothing usual
 TILE_PIXELS = TILE_SIDE * TILE_SIDE
 PROMPTS_TOGETHER = 8  # more would gain little and take T5's activations once more each
-TEXT_TOKENS = 512  # what T5 reads of a prompt, however short; Kontext was trained with them
 SMALL_BYTES = 2**20  # vectors, positions and the like
 T5_SLICE_BYTES = 16 * 2**20  # PackedLinear unpacks 2^20 elements at once, through float32
 
@@ -37,6 +37,7 @@ class Widths:
     vae: tuple[int, ...]  # channels of its levels, the one with the most pixels first
     element_bytes: int
     unpacking: float  # of the transformer's matrices, from UNPACKING_BYTES
+    text_tokens: int = TEXT_TOKENS
 
 
 FULL_SIZE = Widths(
@@ -82,7 +83,8 @@ def denoising(widths: Widths, *, tokens: int, images: int = 1) -> int:
     joining = row * 2 * (attended + mlp) * one + row * held * one
     joining += _unpacked(widths, inner * (1 + mlp) * inner)
     modulating = row * held * one + _unpacked(widths, 6 * inner * inner)
-    given = images * (TEXT_TOKENS * widths.flux.text_channels + tokens * widths.flux.in_channels)
+    words = widths.text_tokens * widths.flux.text_channels
+    given = images * (words + tokens * widths.flux.in_channels)
     # a cosine and a sine for each position, the same for all images
     positions = tokens * widths.flux.head_channels * 2 * FLOAT_BYTES
     return SMALL_BYTES + given * one + positions + max(turning, joining, modulating)
@@ -90,10 +92,10 @@ def denoising(widths: Widths, *, tokens: int, images: int = 1) -> int:
 
 def reading(widths: Widths, *, prompts: int = 1) -> int:
     """Sum up T5 over some prompts; it unpacks a matrix by slices."""
-    t5, one = widths.t5, widths.element_bytes
+    t5, one, length = widths.t5, widths.element_bytes, widths.text_tokens
     # gate, value and their product; beside them the stream, normed, and what attention kept
-    words = prompts * TEXT_TOKENS * (3 * t5.wide + 5 * t5.width) * one
-    positions = t5.heads * TEXT_TOKENS * TEXT_TOKENS * one
+    words = prompts * length * (3 * t5.wide + 5 * t5.width) * one
+    positions = t5.heads * length * length * one
     return words + positions + t5.wide * t5.width * one + T5_SLICE_BYTES
 
 

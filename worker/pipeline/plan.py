@@ -8,7 +8,6 @@ from shared.settings import Residency
 from shared.vocabulary import Phase
 from worker.pipeline.peaks import (
     FULL_SIZE,
-    TEXT_TOKENS,
     Widths,
     decoding,
     denoising,
@@ -62,10 +61,9 @@ class LargestJob:
     prompts: int = 1  # encoded together
     images: int = 1  # that may share the device's steps
 
-    @property
-    def tokens(self) -> int:
-        """What the transformer sees of one image in a step."""
-        return sum(map(tokens_of, (self.pixels, *self.references)), start=TEXT_TOKENS)
+    def tokens(self, text_tokens: int) -> int:
+        """What the transformer sees of one image in a step, so many of them for the text."""
+        return sum(map(tokens_of, (self.pixels, *self.references)), start=text_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +134,10 @@ def _summed(
     residency: Residency, tiled: bool, memory: Memory, weights: ModelBytes, largest: LargestJob
 ) -> Plan:
     widths, held, there = weights.widths, lying(residency, weights), memory.bytes
-    encoding = _encoding(widths, largest, tiled=tiled)
+    encoding, tokens = _encoding(widths, largest, tiled=tiled), largest.tokens(widths.text_tokens)
     activations = {
         Phase.ENCODING: encoding,
-        Phase.DENOISING: denoising(widths, tokens=largest.tokens),
+        Phase.DENOISING: denoising(widths, tokens=tokens),
         Phase.DECODING: decoding(widths, pixels=largest.pixels, tiled=tiled),
     }
     fixed = CONTEXT_BYTES + SLACK_BYTES
@@ -154,7 +152,7 @@ def _summed(
         residency=residency,
         tiled=tiled,
         beside=beside,
-        images=_together(widths, largest.tokens, room=room, most=largest.images),
+        images=_together(widths, tokens, room=room, most=largest.images),
         peaks=peaks,
         memory=memory,
         fits=fits,

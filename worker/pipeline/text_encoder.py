@@ -10,6 +10,7 @@ from transformers import T5Config, T5EncoderModel
 from shared.manifest import Role
 from worker.pipeline.packed import PackedEmbedding, PackedLinear, pack_rows, unpack
 from worker.pipeline.weights.gguf_header import GgufHeader, GgufTensor
+from worker.pipeline.weights.t5_check import read_encoder_fields
 from worker.pipeline.weights.t5_names import transformers_names
 
 
@@ -26,14 +27,17 @@ def load_packed_encoder(
     and never unpacked more than one at a time. It computes in `dtype`, and later in whatever
     floating type it is moved to.
     """
-    config = T5Config.from_pretrained(
-        str(directory), subfolder=Role.TEXT_ENCODER_2.value, local_files_only=True
-    )
+    config = encoder_config(directory / Role.TEXT_ENCODER_2 / "config.json")
     with torch.device("meta"):
         model = T5EncoderModel(config)
     for name, theirs in transformers_names(config.num_layers).items():
         _place(model, theirs, header.tensors[name], tensors[name], dtype)
     return model.eval()
+
+
+def encoder_config(config: Path) -> T5Config:
+    """Make transformers' config of what was judged of ours, and of nothing else in it."""
+    return T5Config(**read_encoder_fields(config), is_encoder_decoder=False, use_cache=False)
 
 
 def _place(

@@ -1,25 +1,15 @@
 """Make the tiny weights: the true layout of a weights directory in 1 MB, from a seed."""
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import gguf
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from shared.errors import WeightsMissing, WrongWeights
-from shared.manifest import (
-    Expects,
-    Manifest,
-    Role,
-    describe_file,
-    read_manifest,
-    write_manifest,
-)
+from shared.manifest import Manifest, Role, read_manifest, write_manifest
+from worker.pipeline.tiny_files import MODEL_INDEX, Numbers, describe, write_gguf, write_json
 from worker.pipeline.tiny_shapes import (
     CLIP_LENGTH,
     SCHEDULER_CONFIG,
@@ -42,26 +32,11 @@ from worker.pipeline.tiny_tokenizers import (
 )
 from worker.pipeline.weights.flux_names import diffusers_rows
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
-from worker.pipeline.weights.t5_names import POSITIONS, transformers_names
-
-Numbers = npt.NDArray[np.float32]
+from worker.pipeline.weights.t5_names import transformers_names
 
 # Raise the number when the weights change: the label tells one tiny model from the other.
 LABEL = "illo-tiny-2"
-QUANTIZATION = gguf.GGMLQuantizationType.Q8_0
-ALIGNMENT = 64
 T5_LENGTH = 512
-
-MODEL_INDEX = {
-    "_class_name": "FluxKontextPipeline",
-    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "T5EncoderModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "T5TokenizerFast"],
-    "transformer": ["diffusers", "FluxTransformer2DModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 def make_tiny_weights(
@@ -115,14 +90,14 @@ def _fill(directory: Path, label: str, seed: int, packed_t5: bool, naming: Namin
         if role is not Role.INDEX:
             (directory / role).mkdir()
     clip, t5 = len(clip_words()), len(t5_words())
-    _write_json(directory / "model_index.json", MODEL_INDEX)
-    _write_json(directory / "scheduler/scheduler_config.json", SCHEDULER_CONFIG)
+    write_json(directory / "model_index.json", MODEL_INDEX)
+    write_json(directory / "scheduler/scheduler_config.json", SCHEDULER_CONFIG)
     write_clip_tokenizer(directory / Role.TOKENIZER, length=CLIP_LENGTH)
     write_t5_tokenizer(directory / Role.TOKENIZER_2, length=T5_LENGTH)
-    _write_json(directory / "text_encoder/config.json", clip_config(clip))
-    _write_json(directory / "text_encoder_2/config.json", t5_config(t5))
-    _write_json(directory / "vae/config.json", VAE_CONFIG)
-    _write_json(directory / "transformer/config.json", TRANSFORMER_CONFIG)
+    write_json(directory / "text_encoder/config.json", clip_config(clip))
+    write_json(directory / "text_encoder_2/config.json", t5_config(t5))
+    write_json(directory / "vae/config.json", VAE_CONFIG)
+    write_json(directory / "transformer/config.json", TRANSFORMER_CONFIG)
     encoder = draw_tensors(t5_shapes(t5), text_rule, seed=seed)
     parts = {
         "text_encoder/model.safetensors": draw_tensors(clip_shapes(clip), text_rule, seed=seed),
@@ -131,15 +106,15 @@ def _fill(directory: Path, label: str, seed: int, packed_t5: bool, naming: Namin
     if packed_t5:
         names = transformers_names(TEXT_LAYERS)
         packed = {name: encoder[theirs] for name, theirs in names.items()}
-        _write_gguf(directory / "text_encoder_2/model.gguf", "t5encoder", label, packed)
+        write_gguf(directory / "text_encoder_2/model.gguf", "t5encoder", label, packed)
     else:
         parts["text_encoder_2/model.safetensors"] = encoder
     for name, tensors in parts.items():
         save_file(tensors, directory / name, metadata={"format": "pt"})
     shapes = expected_shapes(TRANSFORMER, Naming.DIFFUSERS)
     transformer = _under(naming, draw_tensors(shapes, transformer_rule, seed=seed))
-    _write_gguf(directory / "transformer/model.gguf", "flux", label, transformer)
-    manifest = _describe(directory, label)
+    write_gguf(directory / "transformer/model.gguf", "flux", label, transformer)
+    manifest = describe(directory, label, TRANSFORMER)
     write_manifest(directory, manifest)
     return manifest
 
@@ -153,52 +128,3 @@ def _under(naming: Naming, tensors: dict[str, Numbers]) -> dict[str, Numbers]:
             tensor = np.roll(tensor, len(tensor) // 2, axis=0)
         named[rows.tensor][rows.start : rows.stop] = tensor
     return named
-
-
-def _write_gguf(path: Path, architecture: str, label: str, tensors: dict[str, Numbers]) -> None:
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_name(label)
-    writer.add_custom_alignment(ALIGNMENT)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    for name, tensor in tensors.items():
-        type_ = _stored_as(name, tensor)
-        writer.add_tensor(name, gguf.quantize(tensor, type_), raw_dtype=type_)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _stored_as(name: str, tensor: Numbers) -> gguf.GGMLQuantizationType:
-    # T5's position bias is a matrix, but its rows are shorter than a block
-    if tensor.ndim == 1 or name == POSITIONS:
-        return gguf.GGMLQuantizationType.F32
-    # as the files people download have it, and the case that is easily misread
-    if name in [naming.image_input for naming in Naming]:
-        return gguf.GGMLQuantizationType.BF16
-    return QUANTIZATION
-
-
-def _describe(directory: Path, label: str) -> Manifest:
-    paths = sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
-    return Manifest(
-        label=label,
-        files=tuple(
-            describe_file(
-                directory,
-                path.as_posix(),
-                Role(path.parts[0]) if len(path.parts) > 1 else Role.INDEX,
-                quantization=QUANTIZATION.name if path.suffix == ".gguf" else None,
-            )
-            for path in paths
-        ),
-        expects=Expects(
-            in_channels=TRANSFORMER.in_channels,
-            blocks=(TRANSFORMER.double_blocks, TRANSFORMER.single_blocks),
-            inner_dim=TRANSFORMER.inner,
-        ),
-    )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -19,11 +19,13 @@ from shared.manifest import Role
 from worker.pipeline.text_encoder import load_packed_encoder
 from worker.pipeline.transformer import place_transformer
 from worker.pipeline.weights.arrival import Arrival
+from worker.pipeline.weights.configs import read_config
 from worker.pipeline.weights.fetching import Fetching
 from worker.pipeline.weights.gguf_header import GgufHeader
 from worker.pipeline.weights.inspect import header_facts, origin_of
 from worker.pipeline.weights.layout import ORDER, OpenedFile
 from worker.pipeline.weights.opening import Opened
+from worker.pipeline.weights.part_configs import scheduler_fields
 from worker.pipeline.weights.plain_models import load_plain
 
 log = logging.getLogger(__name__)
@@ -80,15 +82,16 @@ def load(
 
 
 def _small_parts(opened: Opened) -> dict[str, Any]:
-    def configured(part: Any, folder: Role) -> Any:
+    def worded(part: Any, folder: Role) -> Any:
         return part.from_pretrained(
             str(opened.folder), subfolder=folder.value, local_files_only=True
         )
 
+    schedule = opened.folder / Role.SCHEDULER / "scheduler_config.json"
     return {
-        "scheduler": configured(FlowMatchEulerDiscreteScheduler, Role.SCHEDULER),
-        "tokenizer": configured(CLIPTokenizer, Role.TOKENIZER),
-        "tokenizer_2": configured(T5TokenizerFast, Role.TOKENIZER_2),
+        "scheduler": FlowMatchEulerDiscreteScheduler(**scheduler_fields(read_config(schedule))),
+        "tokenizer": worded(CLIPTokenizer, Role.TOKENIZER),
+        "tokenizer_2": worded(T5TokenizerFast, Role.TOKENIZER_2),
     }
 
 
@@ -113,8 +116,8 @@ def _build(opened: Opened, role: Role, arena: torch.Tensor, dtype: torch.dtype) 
 def _understood(opened: Opened) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        # loaders say by any of these that a file is not what they expect
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        # loaders say by any of these that a file is not what they expect; most was judged before
         reason = f"{type(error).__name__}: {error}"
         raise WeightsDamaged(f"{opened.name}: {reason}; prepare the weights again") from error
 
@@ -127,18 +130,18 @@ def _log_headers(opened: Opened) -> None:
 
 def _facts(opened: Opened, file: OpenedFile) -> dict[str, object]:
     config = opened.folder / file.role / "config.json"
+    whose = {"label": opened.manifest.label, "sha256": file.sha256}
     if isinstance(file.header, GgufHeader):
-        facts = header_facts(file.header, opened.manifest, config=config)
+        facts = header_facts(file.header, config=config)
         title = facts.pop("name", None)  # a log record has a name of its own
-        return facts | {"title": title}
+        return {**facts, "title": title, **whose}
     types = Counter(tensor.type for tensor in file.header.tensors.values())
     return {
         "file": str(file.header.path),
         "tensors": len(file.header.tensors),
         "quantizations": dict(types),
         "name_or_path": origin_of(config),
-        "label": opened.manifest.label,
-        "sha256": opened.manifest.sha256,
+        **whose,
     }
 
 

@@ -17,6 +17,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 
 from shared.errors import WeightsDamaged, WeightsMissing, WeightsUnreachable
+from shared.manifest import PUT_THERE
 from worker.pipeline.weights.sources import FAULTS, Connection, Interrupted
 
 GOOGLE = "https://storage.googleapis.com"
@@ -128,9 +129,7 @@ class CloudObject:
                 connection.request("GET", self._object, headers=self.headers())
                 answer = connection.getresponse()
                 if answer.status == 404:
-                    raise WeightsMissing(
-                        f"{self.name}: not there; docs/weights.md says what belongs there"
-                    )
+                    raise WeightsMissing(f"{self.name}: not there; {PUT_THERE}")
                 if answer.status != 200:
                     raise self.refusal(answer.status)
                 found: dict[str, Any] = json.loads(answer.read(_MAX_ANSWER))

@@ -9,19 +9,21 @@ MOST_LAYERS = 512  # FLUX has 57, T5-XXL 24
 MOST_WIDE = 2**20  # numbers in a row, or words
 
 
-def read_config(config: Path) -> dict[str, Any]:
+def read_config(config: Path, *, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Read a JSON table; raises FileNotFoundError, OSError, or ValueError for anything else."""
-    if config.exists() and not config.is_file():
-        raise ValueError("it is no regular file")  # to open a pipe would wait for ever
-    if config.stat().st_size > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-    try:
-        found = json.loads(config.read_bytes())
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    found = _parsed(read_text(config, most_bytes=most_bytes))
     if not isinstance(found, dict):
         raise ValueError("it is no table")
     return found
+
+
+def read_text(config: Path, *, most_bytes: int = MAX_BYTES) -> str:
+    """Read a file of UTF-8, as all loaders do; raises as `read_config` does."""
+    if config.exists() and not config.is_file():
+        raise ValueError("it is no regular file")  # to open a pipe would wait for ever
+    if config.stat().st_size > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    return config.read_bytes().decode()
 
 
 def layers(config: dict[str, Any], key: str) -> int:
@@ -39,3 +41,10 @@ def _bounded(config: dict[str, Any], key: str, most: int) -> int:
     if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"{key} is {value!r:.40}, not a whole number up to {most}")
     return value
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -7,16 +7,13 @@
 Needs no torch: what the bytes are copied to on a device is given to it later.
 """
 
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Pipe
-from pathlib import Path
 from typing import Self
 
 from shared.cloud_folders import read_cloud_folder
@@ -28,6 +25,7 @@ from worker.pipeline.weights.fetch import RANGE_BYTES, Fetched
 from worker.pipeline.weights.hearing import Hearing, Landing
 from worker.pipeline.weights.layout import ORDER
 from worker.pipeline.weights.opening import Opened
+from worker.pipeline.weights.small_folder import SmallFolder
 from worker.pipeline.weights.telling import Begin, send
 
 SLOTS = 64  # of 8 MiB: half a GiB, which a link of 1 GB/s fills while torch is imported
@@ -51,7 +49,7 @@ class Fetching:
         """Start at once; weights for a device go through the ring, None looks if there is one."""
         self.place, self.slot_bytes = place, range_bytes
         far = read_cloud_folder(place) is not None
-        self._folder = Path(tempfile.mkdtemp(prefix="illo-weights-")) if far else None
+        self._folder = SmallFolder() if far else None
         self._files = {name: shared_memory.create(name) for name in ("ring", *ORDER)}
         self._pipe, theirs = Pipe()
         with theirs:
@@ -64,7 +62,7 @@ class Fetching:
             place=place,
             endpoint=endpoint,
             connections=connections,
-            folder=self._folder,
+            folder=self._folder.path if self._folder else None,
             arenas={role: self._files[role] for role in ORDER},
             ring=self._files["ring"],
             slots=slots,
@@ -151,7 +149,7 @@ class Fetching:
         for file in self._files.values():
             shared_memory.close(file)
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def _listen(self) -> None:
         self._hearing.listen()

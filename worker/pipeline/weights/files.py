@@ -6,7 +6,13 @@ from pathlib import Path
 from shared.errors import WeightsDamaged, WeightsMissing
 from shared.manifest import Manifest, Role, WeightsFile, digests_of
 
+LARGE = (".gguf", ".safetensors")
 _REMEDY = "download the weights again, or prepare the manifest anew if the change was meant"
+
+
+def large_files(manifest: Manifest) -> list[WeightsFile]:
+    """List the files that hold tensors."""
+    return [file for file in manifest.files if file.path.endswith(LARGE)]
 
 
 def check_files(

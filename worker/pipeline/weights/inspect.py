@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import WeightsError, WeightsMissing, WrongWeights
-from shared.manifest import Manifest, Role, WeightsFile, read_manifest
+from shared.manifest import Manifest, WeightsFile, read_manifest
 from worker.pipeline.weights.configs import read_config
 from worker.pipeline.weights.files import check_files
 from worker.pipeline.weights.flux_shapes import Naming, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
-from worker.pipeline.weights.parts_check import check_parts
+from worker.pipeline.weights.layout import OpenedFile
+from worker.pipeline.weights.safetensors_header import (
+    SafetensorsHeader,
+    read_safetensors_header,
+)
 from worker.pipeline.weights.t5_check import (
-    check_encoder,
     check_packed_encoder,
+    fitting_encoder_sizes,
     is_encoder,
     sizes_in,
 )
-from worker.pipeline.weights.transformer_check import (
-    CHANNELS,
-    check_transformer,
-    model_of,
-    unprefixed,
-)
+from worker.pipeline.weights.transformer_check import CHANNELS, model_of, unprefixed
+from worker.pipeline.weights.verdict import check_weights, files_in_order
 
 MAX_ORIGIN = 256  # characters; it is a repository's name, or a path
 _UNKNOWN = "this is no model that illo knows"
@@ -90,8 +90,8 @@ def describe_gguf(header: GgufHeader) -> GgufInspection:
     )
 
 
-def header_facts(header: GgufHeader, manifest: Manifest, *, config: Path) -> dict[str, object]:
-    """Sum up a header, and which weights it is part of, as the fields of one log event.
+def header_facts(header: GgufHeader, *, config: Path) -> dict[str, object]:
+    """Sum up a header as the fields of one log event.
 
     `config` lies beside the file; of what it says about its origin only a short text is believed.
     """
@@ -106,8 +106,6 @@ def header_facts(header: GgufHeader, manifest: Manifest, *, config: Path) -> dic
         "img_in_type": found.image_input_type,
         "name": found.label,
         "name_or_path": origin_of(config),
-        "label": manifest.label,
-        "sha256": manifest.sha256,
     }
 
 
@@ -149,16 +147,16 @@ def _inspect_directory(directory: Path) -> Inspection:
     problem: str | None = None
     try:
         manifest = read_manifest(directory)
+        large = files_in_order(str(directory), manifest)
         check_files(directory, manifest)
-        for file in manifest.files:
-            if file.path.endswith(".gguf"):
-                header = read_header(directory / file.path)
+        fitting_encoder_sizes(directory)  # before headers, as a worker does
+        opened = []
+        for file in large:
+            header = _read_header(directory / file.path)
+            if isinstance(header, GgufHeader):
                 described.append(describe_gguf(header))
-                if file.role is Role.TRANSFORMER:
-                    config = directory / Role.TRANSFORMER / "config.json"
-                    check_transformer(header, config, manifest.expects)
-        check_encoder(directory, manifest)
-        check_parts(directory, manifest)
+            opened.append(OpenedFile(role=file.role, header=header))
+        check_weights(directory, opened, manifest.expects)
     except WeightsError as error:
         problem = str(error)
     return Inspection(
@@ -170,6 +168,10 @@ def _inspect_directory(directory: Path) -> Inspection:
         gguf=tuple(described),
         problem=problem,
     )
+
+
+def _read_header(path: Path) -> GgufHeader | SafetensorsHeader:
+    return read_header(path) if path.suffix == ".gguf" else read_safetensors_header(path)
 
 
 def _text(header: GgufHeader, key: str) -> str | None:

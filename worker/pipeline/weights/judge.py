@@ -9,11 +9,11 @@ from shared.manifest import Expects, Role
 from worker.pipeline.weights.downloads import Part
 from worker.pipeline.weights.gguf_header import GgufHeader, read_header
 from worker.pipeline.weights.inspect import origin_of
-from worker.pipeline.weights.parts_check import check_clip, check_plain_encoder, check_vae
+from worker.pipeline.weights.layout import OpenedFile
 from worker.pipeline.weights.placing import joined_bytes
 from worker.pipeline.weights.safetensors_header import SafetensorsHeader, read_safetensors_header
-from worker.pipeline.weights.t5_check import check_packed_encoder, fitting_encoder_sizes
-from worker.pipeline.weights.transformer_check import check_transformer, read_sizes
+from worker.pipeline.weights.transformer_check import read_sizes
+from worker.pipeline.weights.verdict import check_weights
 
 MODEL = "FLUX.1-Kontext-dev"
 FULL_SIZE = Expects(in_channels=64, blocks=(19, 38), inner_dim=3072)
@@ -44,42 +44,27 @@ def judge(parts: tuple[Part, ...], folder: Path, label: str | None) -> Judged:
         blocks=(sizes.double_blocks, sizes.single_blocks),
         inner_dim=sizes.inner,
     )
-    header, quantizations = _check_packed(parts, config, folder, expects)
-    shards: dict[str, tuple[SafetensorsHeader, ...]] = {}
-    for part in parts:
-        if part.path.endswith(".safetensors"):
-            shards[part.path] = tuple(read_safetensors_header(source) for source in part.sources)
-    check_clip(_of(shards, Role.TEXT_ENCODER), folder / "text_encoder/config.json", sizes)
-    check_vae(_of(shards, Role.VAE), folder / "vae/config.json", sizes)
-    text_sizes = fitting_encoder_sizes(folder)
-    if plain := _of(shards, Role.TEXT_ENCODER_2):
-        check_plain_encoder(plain, text_sizes)
+    packed = {
+        part.path: read_header(part.sources[0]) for part in parts if part.path.endswith(".gguf")
+    }
+    shards = {
+        part.path: tuple(read_safetensors_header(source) for source in part.sources)
+        for part in parts
+        if part.path.endswith(".safetensors")
+    }
+    check_weights(folder, _opened(parts, packed, shards), expects)
+    (transformer,) = (
+        packed[part.path] for part in parts if part.role is Role.TRANSFORMER and part.path in packed
+    )
     return Judged(
         parts=parts,
         bytes={part.path: _size(part, shards) for part in parts},
-        quantizations=quantizations,
+        quantizations={path: quantization_of(header) for path, header in packed.items()},
         shards=shards,
         expects=expects,
-        label=label or label_for(header, expects),
+        label=label or label_for(transformer, expects),
         origin=origin_of(config),
     )
-
-
-def _check_packed(
-    parts: Iterable[Part], config: Path, folder: Path, expects: Expects
-) -> tuple[GgufHeader, dict[str, str]]:
-    headers = {
-        part.path: (part.role, read_header(part.sources[0]))
-        for part in parts
-        if part.path.endswith(".gguf")
-    }
-    for role, header in headers.values():
-        if role is Role.TRANSFORMER:
-            transformer = header
-            check_transformer(header, config, expects)
-        else:
-            check_packed_encoder(header, fitting_encoder_sizes(folder))
-    return transformer, {path: quantization_of(header) for path, (_, header) in headers.items()}
 
 
 def quantization_of(header: GgufHeader) -> str:
@@ -97,12 +82,18 @@ def label_for(transformer: GgufHeader, expects: Expects) -> str:
     return f"{model[:96]} {quantization_of(transformer)}"
 
 
-def _of(
-    shards: Mapping[str, tuple[SafetensorsHeader, ...]], role: Role
-) -> tuple[SafetensorsHeader, ...]:
-    return tuple(
-        header for path, all in shards.items() if path.startswith(f"{role}/") for header in all
-    )
+def _opened(
+    parts: Iterable[Part],
+    packed: Mapping[str, GgufHeader],
+    shards: Mapping[str, tuple[SafetensorsHeader, ...]],
+) -> list[OpenedFile]:
+    roles = {part.path: part.role for part in parts}
+    whole = [OpenedFile(role=roles[path], header=header) for path, header in packed.items()]
+    return whole + [
+        OpenedFile(role=roles[path], header=header)
+        for path, headers in shards.items()
+        for header in headers
+    ]
 
 
 def _size(part: Part, shards: Mapping[str, tuple[SafetensorsHeader, ...]]) -> int:

@@ -24,6 +24,7 @@ class OpenedFile:
 
     role: Role
     header: GgufHeader | SafetensorsHeader
+    sha256: str | None = None  # of the whole file, where a manifest says it
 
     @property
     def packed(self) -> bool:

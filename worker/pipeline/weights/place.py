@@ -19,13 +19,12 @@ from shared.manifest import (
     read_manifest,
 )
 from worker.pipeline.weights.fetch import CONNECTIONS, fetch
-from worker.pipeline.weights.files import check_digest, check_files
+from worker.pipeline.weights.files import LARGE, check_digest, check_files
 from worker.pipeline.weights.sources import LocalFile, Source
 
 READERS = 4  # of a disk: one does not fill a fast one, more than four gained nothing
 AT_ONCE = 16  # requests for small files
 LARGEST_SMALL = 64 * 2**20  # bytes; a tokenizer has a few MB, and all small files stay in memory
-LARGE = (".gguf", ".safetensors")
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -56,11 +55,6 @@ class Place(Protocol):
 
         Raises WeightsMissing, WeightsDamaged or WeightsUnreachable, naming the file.
         """
-
-
-def large_files(manifest: Manifest) -> list[WeightsFile]:
-    """List the files that hold tensors."""
-    return [file for file in manifest.files if file.path.endswith(LARGE)]
 
 
 def open_place(

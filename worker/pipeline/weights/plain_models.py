@@ -7,17 +7,15 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL
-from transformers import CLIPTextModel, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 
 from shared.errors import WrongWeights
 from shared.manifest import Role
+from worker.pipeline.text_encoder import encoder_config
+from worker.pipeline.weights.configs import read_config
+from worker.pipeline.weights.part_configs import clip_fields, vae_fields
 from worker.pipeline.weights.safetensors_header import StoredTensor
 
-PARTS = {
-    Role.TEXT_ENCODER: CLIPTextModel,
-    Role.TEXT_ENCODER_2: T5EncoderModel,
-    Role.VAE: AutoencoderKL,
-}
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PREFIX = "text_model."  # CLIP's files have it, newer transformers do not
 
@@ -48,10 +46,14 @@ def load_plain(
 
 
 def _empty(directory: Path, role: Role) -> Any:
-    part, where = PARTS[role], {"subfolder": role.value, "local_files_only": True}
+    # of what was judged, and nothing else: libraries heed more of a config than they say
+    config = directory / role / "config.json"
     if role is Role.VAE:
-        return part.from_config(part.load_config(str(directory), **where))
-    return part(part.config_class.from_pretrained(str(directory), **where))
+        return AutoencoderKL(**vae_fields(read_config(config)))
+    if role is Role.TEXT_ENCODER:
+        unused = {"bos_token_id": None, "pad_token_id": None}
+        return CLIPTextModel(CLIPTextConfig(**clip_fields(read_config(config)), **unused))
+    return T5EncoderModel(encoder_config(config))
 
 
 def _by_own_names(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -98,6 +98,7 @@ def _fill(directory: Path, judged: Judged, way: Way, on_file: OnFile) -> Prepare
     manifest = Manifest(label=judged.label, files=tuple(files), expects=judged.expects)
     write_manifest(directory, manifest)
     (directory / NAME).chmod(0o644)
+    on_file(NAME, 1.0)
     return Prepared(
         directory=directory,
         manifest=manifest,

@@ -101,6 +101,7 @@ class _Push:
             self._advance.add(file.path, file.bytes, sent=False)
         self._send(plan.sendings)
         self._announce()
+        self._advance.add(NAME, 0, sent=False)
         self._erase_parts()
         return Pushed(
             place=str(self._folder),

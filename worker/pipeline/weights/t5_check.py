@@ -1,12 +1,13 @@
 """Decide from configs and headers whether a directory's T5 encoder is the one to draw with."""
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from shared.errors import WeightsDamaged, WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role
-from worker.pipeline.weights.configs import layers, read_config, width
-from worker.pipeline.weights.gguf_header import GgufHeader, read_header
+from worker.pipeline.weights.configs import read_config
+from worker.pipeline.weights.gguf_header import GgufHeader
+from worker.pipeline.weights.part_configs import t5_fields
 from worker.pipeline.weights.t5_names import EMBEDDING, POSITIONS, T5Sizes, encoder_shapes
 from worker.pipeline.weights.transformer_check import DRAWABLE, read_sizes
 
@@ -15,18 +16,6 @@ ACTIVATION = "gated-gelu"
 _BLOCK = "enc.blk."
 _TRANSFORMERS_BLOCK = "encoder.block."
 _REMEDY = "illo reads the T5 encoder of FLUX.1-Kontext-dev: put that there instead"
-
-
-def check_encoder(directory: Path, manifest: Manifest) -> None:
-    """Refuse a T5 encoder that does not fit its config, its config or its transformer.
-
-    Of safetensors only the config is looked at. Raises WeightsMissing, WeightsDamaged or
-    WrongWeights naming file, tensor, found and expected shape, and the remedy.
-    """
-    sizes = fitting_encoder_sizes(directory)
-    file = find_packed_encoder(directory, manifest)
-    if file is not None:
-        check_packed_encoder(read_header(file), sizes)
 
 
 def fitting_encoder_sizes(directory: Path) -> T5Sizes:
@@ -65,10 +54,26 @@ def find_packed_encoder(directory: Path | str, manifest: Manifest) -> Path | Non
 
 def read_encoder_sizes(config: Path) -> T5Sizes:
     """Read the sizes from the `config.json` of a T5 whose feed-forward is a gated GELU."""
+    fields = read_encoder_fields(config)
+    return T5Sizes(
+        words=fields["vocab_size"],
+        width=fields["d_model"],
+        wide=fields["d_ff"],
+        heads=fields["num_heads"],
+        head_width=fields["d_kv"],
+        layers=fields["num_layers"],
+        buckets=fields["relative_attention_num_buckets"],
+    )
+
+
+def read_encoder_fields(config: Path) -> dict[str, Any]:
+    """Read what an encoder is built by: the fields of `T5`, and that it is gated."""
     try:
         found = read_config(config)
-        if found["model_type"] != "t5":
-            raise WrongWeights(f"{config}: is of {found['model_type']!r:.80}, not 't5'; {_REMEDY}")
+        if found.get("model_type") != "t5":
+            raise WrongWeights(
+                f"{config}: is of {found.get('model_type')!r:.80}, not 't5'; {_REMEDY}"
+            )
         # without it transformers silently takes ReLU, and every picture is slightly wrong
         activation = found.get("feed_forward_proj")
         if activation != ACTIVATION:
@@ -76,21 +81,12 @@ def read_encoder_sizes(config: Path) -> T5Sizes:
                 f"{config}: feed_forward_proj is {activation!r:.80}, expected {ACTIVATION!r}; "
                 f"{_REMEDY}"
             )
-        return T5Sizes(
-            words=width(found, "vocab_size"),
-            width=width(found, "d_model"),
-            wide=width(found, "d_ff"),
-            heads=width(found, "num_heads"),
-            head_width=width(found, "d_kv"),
-            layers=layers(found, "num_layers"),
-            buckets=width(found, "relative_attention_num_buckets"),
-        )
+        return {**t5_fields(found), "feed_forward_proj": ACTIVATION}
     except FileNotFoundError:
         raise WeightsMissing(f"{config}: not there; copy it from FLUX.1-Kontext-dev") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (ValueError, OSError) as error:
         raise WeightsDamaged(
-            f"{config}: not a T5's config ({reason}); copy it from FLUX.1-Kontext-dev"
+            f"{config}: not a T5's config ({error}); copy it from FLUX.1-Kontext-dev"
         ) from None
 
 

@@ -9,6 +9,7 @@ from shared.manifest import Expects
 from worker.pipeline.weights.configs import layers, read_config, width
 from worker.pipeline.weights.flux_shapes import FluxSizes, expected_shapes, naming_of
 from worker.pipeline.weights.gguf_header import GgufHeader, GgufTensor
+from worker.pipeline.weights.part_configs import check_axes
 
 ARCHITECTURE = "flux"
 CONFIG_CLASS = "FluxTransformer2DModel"
@@ -52,6 +53,7 @@ def read_sizes(config: Path) -> FluxSizes:
         if found["_class_name"] != CONFIG_CLASS:
             raise WrongWeights(f"{config}: is of {found['_class_name']!r:.80}, not {CONFIG_CLASS}")
         in_channels = width(found, "in_channels")
+        check_axes(found, width(found, "attention_head_dim"))
         return FluxSizes(
             in_channels=in_channels,
             out_channels=width(found, "out_channels") if found.get("out_channels") else in_channels,
@@ -61,7 +63,7 @@ def read_sizes(config: Path) -> FluxSizes:
             head_channels=width(found, "attention_head_dim"),
             text_channels=width(found, "joint_attention_dim"),
             pooled_channels=width(found, "pooled_projection_dim"),
-            guidance=bool(found["guidance_embeds"]),
+            guidance=found["guidance_embeds"],
         )
     except FileNotFoundError:
         raise WeightsMissing(f"{config}: not there; copy it from FLUX.1-Kontext-dev") from None

@@ -60,6 +60,7 @@ def verify_folder(
         f"{directory / name}: not in the manifest, and a loader might read it; move it away"
         for name in unlisted(names_in(directory), manifest)
     ]
+    on_file("headers", 1.0)
     return verified(str(directory), manifest, problems or wrong_headers(directory), every_byte=True)
 
 

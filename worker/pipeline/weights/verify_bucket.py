@@ -6,8 +6,8 @@ from pathlib import Path
 
 from shared.cloud_folders import CloudFolder
 from shared.gcp.weights import CloudFile, CloudWeights
-from shared.manifest import Manifest, WeightsFile, write_manifest
-from worker.pipeline.weights.files import unlisted
+from shared.manifest import Manifest, Role, WeightsFile, write_manifest
+from worker.pipeline.weights.files import LARGE, unlisted
 from worker.pipeline.weights.gguf_cursor import MAX_HEADER_BYTES
 from worker.pipeline.weights.verify import (
     AGAIN,
@@ -17,9 +17,9 @@ from worker.pipeline.weights.verify import (
     verified,
     wrong_headers,
 )
+from worker.pipeline.weights.words_check import MOST_BYTES
 
 HEAD_BYTES = MAX_HEADER_BYTES + 64  # a safetensors header has its length before it
-MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def verify_bucket(
@@ -78,8 +78,8 @@ def _wrong_heads(
     manifest: Manifest,
     there: Mapping[str, CloudFile],
 ) -> list[str]:
-    """Judge a directory of which only configs and headers are there: by the rules for any other."""
-    with tempfile.TemporaryDirectory(prefix="illo-weights-") as made:
+    """Judge a directory of which headers and small files are there: by the rules for any other."""
+    with tempfile.TemporaryDirectory(prefix="illo-verify-") as made:
         directory = Path(made)
         for file in manifest.files:
             make_sparse(directory, file, weights.head(there[file.path], _wanted(file)))
@@ -88,6 +88,6 @@ def _wrong_heads(
 
 
 def _wanted(file: WeightsFile) -> int:
-    if file.path.endswith((".gguf", ".safetensors")):
+    if file.path.endswith(LARGE):
         return HEAD_BYTES
-    return MAX_CONFIG_BYTES if file.path.endswith("/config.json") else 0
+    return 0 if file.role is Role.INDEX else MOST_BYTES

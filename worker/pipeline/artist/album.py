@@ -1,0 +1,76 @@
+"""The stories as latents: drawn and encoded once, then kept on disk and read as a whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worker.pipeline.artist.stories import GROUPS, Story, story
+from worker.pipeline.artist.vae_training import OnStep, to_pixels
+from worker.pipeline.artist.workbench import Stand, Workbench
+
+UNSEEN = 64  # stories of held-out characters, to measure on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Stories whose pictures have the same sizes, with their latents shifted and scaled."""
+
+    stories: Sequence[Story]
+    plain: torch.Tensor  # (stories, 16, height / 8, width / 8)
+    scenes: torch.Tensor  # (stories, scenes, 16, height / 8, width / 8)
+
+
+def fill_album(
+    workbench: Workbench,
+    vae: Any,
+    *,
+    seed: int,
+    stories: int,
+    device: torch.device,
+    on_step: OnStep,
+) -> None:
+    """Draw and encode what is not in the album yet, a page after the other."""
+    for number in range(GROUPS + 1):
+        if workbench.path_of(_name(number)).exists():
+            continue
+        told = _stories(number, seed=seed, stories=stories)
+        plain, scenes = [], []
+        for at, each in enumerate(told):
+            pictures = list(each.draw_scenes())
+            plain.append(_encoded(vae, to_pixels([each.draw_plain()], device))[0])
+            scenes.append(_encoded(vae, to_pixels(pictures, device)))
+            fraction = (number + at / len(told)) / (GROUPS + 1)
+            on_step("drawing and encoding the stories", fraction, f"page {number}")
+        page = {"plain": torch.stack(plain), "scenes": torch.stack(scenes)}
+        workbench.save(_name(number), page, Stand(step=len(told)))
+
+
+def open_album(workbench: Workbench, *, seed: int, stories: int) -> tuple[list[Page], Page]:
+    """Read the pages to learn from, and the one to measure on."""
+    pages = [_page(workbench, number, seed=seed, stories=stories) for number in range(GROUPS + 1)]
+    return pages[:GROUPS], pages[GROUPS]
+
+
+def _page(workbench: Workbench, number: int, *, seed: int, stories: int) -> Page:
+    latents = workbench.load(_name(number))
+    told = _stories(number, seed=seed, stories=stories)
+    return Page(stories=told, plain=latents["plain"], scenes=latents["scenes"])
+
+
+def _stories(number: int, *, seed: int, stories: int) -> list[Story]:
+    if number == GROUPS:  # all of one size, so that they are measured together
+        return [story(GROUPS * at, seed=seed, held_out=True) for at in range(UNSEEN)]
+    return [story(each, seed=seed) for each in range(number, stories, GROUPS)]
+
+
+def _encoded(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16):
+        latents = vae.encode(pixels).latent_dist.mode().float()
+    scaled = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    return scaled.to("cpu", torch.float16)
+
+
+def _name(number: int) -> str:
+    return f"album-{number}"

@@ -1,0 +1,43 @@
+"""Draw pictures: a character on a plain pale ground, or in a setting."""
+
+from random import Random
+
+from PIL import Image
+
+from worker.pipeline.artist.backgrounds import HORIZON, View, begin_background
+from worker.pipeline.artist.characters import (
+    Character,
+    Place,
+    Setting,
+    plain_place,
+    scene_place,
+)
+from worker.pipeline.artist.figures import draw_figure
+from worker.pipeline.artist.pencil import Pencil
+
+# Width and height; sides are multiples of 16, and all have nearly as many pixels.
+SIZES = ((128, 128), (160, 112), (112, 160))
+_PALE = (226, 246)  # the brightness of each channel of a plain ground
+
+
+def draw_plain(character: Character, size: tuple[int, int], chance: Random) -> Image.Image:
+    """Draw a character alone, as references show it."""
+    red, green, blue = (chance.randint(*_PALE) for _ in range(3))
+    pencil = Pencil(size, (red, green, blue), (red, green, blue))
+    draw_figure(pencil, character, plain_place(chance, size))
+    return pencil.picture()
+
+
+def draw_scene(
+    character: Character, setting: Setting, size: tuple[int, int], chance: Random
+) -> tuple[Image.Image, Place]:
+    """Draw a character in a setting, and tell where it stands."""
+    view = View(
+        mirrored=chance.random() < 0.5,
+        horizon=HORIZON + chance.uniform(-0.04, 0.04),
+        shift=chance.random(),
+    )
+    pencil = begin_background(setting, size, view)
+    place = scene_place(chance, size, view.horizon)
+    draw_figure(pencil, character, place)
+    return pencil.picture(), place

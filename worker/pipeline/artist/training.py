@@ -1,0 +1,85 @@
+"""Make the small artist: teach its VAE, draw and encode the stories, teach the rest, write it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from shared.manifest import Manifest
+from worker.pipeline.artist.album import fill_album, open_album
+from worker.pipeline.artist.export import export, refuse_others
+from worker.pipeline.artist.flow_training import make_tokenizers, taught_reader, train_flow
+from worker.pipeline.artist.shapes import Reader
+from worker.pipeline.artist.sketch import assembled, draw_sheet
+from worker.pipeline.artist.vae_training import OnStep, quality, taught_vae, train_vae
+from worker.pipeline.artist.workbench import Beginning, Workbench
+
+VAE_SHARE = 0.25  # of the minutes; what drawing and encoding take comes on top
+STORIES = 2700  # of five pictures each: more than a CPU sees often in an hour
+OnSheet = Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What came out of a training."""
+
+    manifest: Manifest
+    decibels: float  # of the VAE's way there and back
+
+
+def workbench_of(directory: Path) -> Path:
+    """Where the training of a weights directory keeps what it has so far: beside it."""
+    return directory.with_name(f"{directory.name}-training")
+
+
+def train(
+    directory: Path,
+    *,
+    minutes: float,
+    seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    stories: int | None = None,
+    on_step: OnStep = lambda what, fraction, detail: None,
+    on_sheet: OnSheet = lambda path: None,
+) -> Made:
+    """Train for so many minutes in all, then write the weights directory.
+
+    Ended at any moment, `resume` goes on with what was saved, at most a minute before; with more
+    minutes than at first it goes on with what was taught. Raises WrongWeights if something else
+    lies there, or a training that was not to be resumed.
+    """
+    refuse_others(directory)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    bench = Workbench(workbench_of(directory))
+    began = bench.begin(Beginning(seed=seed, stories=stories or STORIES), resume=resume)
+    seconds = 60 * minutes
+    for_vae = VAE_SHARE * seconds
+    if not bench.path_of("album-0").exists():
+        # pages of an album are latents of this VAE: once there are any, it stays as it is
+        train_vae(bench, seed=seed, seconds=for_vae, device=where, on_step=on_step)
+    vae = taught_vae(bench, where)
+    fill_album(bench, vae, seed=seed, stories=began.stories, device=where, on_step=on_step)
+    pages, unseen = open_album(bench, seed=seed, stories=began.stories)
+    tokenizers = make_tokenizers(bench.folder)
+
+    def show(reader: Reader, step: int) -> None:
+        path = bench.folder / f"sheet-{step}.png"
+        draw_sheet(assembled(vae, reader, tokenizers), path)
+        on_sheet(path)
+
+    train_flow(
+        bench,
+        pages,
+        unseen,
+        seed=seed,
+        seconds=seconds - for_vae,
+        device=where,
+        on_step=on_step,
+        on_sheet=show,
+    )
+    reader = taught_reader(bench, where)
+    show(reader, bench.stand_of("flow").step)
+    manifest = export(directory, vae, reader)
+    return Made(manifest=manifest, decibels=quality(vae, where))
