@@ -107,7 +107,7 @@ def _pauses(folder: Path, picture: Image.Image, draw: Callable[[Workplace], None
 
 
 def _at_the_desk(at: Workplace) -> None:
-    Desk(at, held=lambda: None, changed=lambda job, rate: None).draw_due()
+    Desk(at, held=lambda: None, changed=lambda job, rate: None, window=None).draw_due()
 
 
 def _one_by_one(at: Workplace) -> None:

@@ -207,6 +207,10 @@ class CardTooSmall(WeightsError):
     """The device cannot hold these weights, wherever they lie between their turns."""
 
 
+class CardUnused(WeightsError):
+    """There is a card, and it is paid for, but torch cannot compute on it."""
+
+
 class NoRoom(WeightsError):
     """The disk has no room for what was to be written; nothing was."""
 

@@ -9,6 +9,9 @@ from shared.scenes import Weights
 
 FAILED_STARTS = 3
 START_TIMEOUT = timedelta(seconds=600)  # a start that has said nothing for so long has died
+# Whoever ends a start that has taken so long has lost patience with it: Cloud Run after its probes.
+# Who ends one sooner had another reason: somebody at a terminal, or a new revision.
+GIVEN_UP_AFTER = timedelta(seconds=120)
 SEEN_WITHIN = timedelta(seconds=90)  # a worker silent for longer is not shown as alive
 
 
@@ -74,11 +77,19 @@ def failed_starts(
             break
         if record.state is WorkerState.STARTING and now - record.at < START_TIMEOUT:
             continue
-        started = record.weights is not None  # one that broke later had started well
-        if started or record.state not in (WorkerState.BROKEN, WorkerState.STARTING):
+        if not _failed_to_start(record):
             break
         failed.append(record)
     return tuple(failed)
+
+
+def _failed_to_start(record: WorkerRecord) -> bool:
+    """Judge one that is starting no more; one that broke after it was ready had started well."""
+    if record.weights is not None:
+        return False
+    given_up = record.at - record.started_at >= GIVEN_UP_AFTER
+    broken = record.state in (WorkerState.BROKEN, WorkerState.STARTING)
+    return broken or (record.state is WorkerState.STOPPED and given_up)
 
 
 def starts_blocked(
@@ -88,7 +99,10 @@ def starts_blocked(
     failed = failed_starts(records, control, now, source=source)
     if len(failed) < FAILED_STARTS:
         return None
-    cause = failed[0].error or "it vanished while starting"
+    last = failed[0]
+    ended = last.state is WorkerState.STOPPED
+    how = "was ended before it was ready" if ended else "vanished while starting"
+    cause = last.error or f"it {how}"
     return f"the last {len(failed)} starts of a worker failed: {cause}"
 
 

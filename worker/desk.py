@@ -33,7 +33,7 @@ class Desk:
         *,
         held: Callable[[], str | None],
         changed: Callable[[Job | None, float | None], None],
-        window: float | None = None,
+        window: float | None,
     ) -> None:
         """Take a reason not to claim from `held`; tell `changed` which job this worker is about.
 

@@ -44,6 +44,7 @@ LAST_MOMENT = 8.0  # seconds after SIGTERM; the platform kills at ten
 # A stranger on this machine may leave requests half sent: they must not use up the connections.
 CONNECTIONS = {"connection_limit": 800, "channel_timeout": 20, "cleanup_interval": 5}
 READY_PATIENCE = 30.0  # seconds that a push waits for the weights
+WINDOW = 0.9  # of the queue's deadline, in which a call claims; it may have waited before that
 
 
 class Worker:
@@ -145,6 +146,7 @@ class Worker:
             residency=self._settings.residency,
             together=self._settings.together,
             max_pixels=self._settings.max_pixels,
+            paid_card=self._settings.cloud_run_service is not None,
         )
         stages.done("planning")
         from worker.pipeline.kontext import Kontext
@@ -185,6 +187,7 @@ class Worker:
             workplace,
             held=lambda: why_held(backends.jobs, backends.workers, settings),
             changed=self._tell_drawing,
+            window=claiming_window(settings),
         )
         self._ready.set()
         self._presence.tell(
@@ -255,6 +258,14 @@ def main() -> None:
     # Daemon threads may still be inside a step or a request: nothing of theirs is awaited.
     logging.shutdown()
     os._exit(status)
+
+
+def claiming_window(settings: Settings) -> float | None:
+    """Say for how many seconds one call may go on claiming, so that a push is answered in time.
+
+    None, for ever, where our own queue pushes: it costs nothing when that sends again.
+    """
+    return WINDOW * settings.ack_deadline_seconds if settings.backend is Backend.GCP else None
 
 
 def _fetch(settings: Settings) -> Fetching:

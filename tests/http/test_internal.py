@@ -90,7 +90,7 @@ def pushed(house: House, google: PushIdentity, headers: dict[str, str], job: Job
         hung=lambda why: None,
         illo_version="0",
     )
-    desk = Desk(workplace, held=lambda: None, changed=lambda job, rate: None)
+    desk = Desk(workplace, held=lambda: None, changed=lambda job, rate: None, window=None)
     app = create_worker(
         identity=google,
         health=Health(ill=lambda: None, unready=lambda: None),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import CardTooSmall, WeightsMissing
+from shared.errors import CardTooSmall, CardUnused, WeightsMissing
 from shared.settings import Residency
 from tests.programs import gone, until
 from worker.pipeline import start as module
@@ -40,6 +40,33 @@ def test_it_says_how_and_where_it_will_be_drawn(tiny: Path) -> None:
     with begun.arrival:
         assert (begun.device, begun.dtype) == (torch.device("cpu"), torch.float32)
         assert (begun.plan.residency, begun.together) == (Residency.RESIDENT, 3)
+
+
+@pytest.fixture
+def unusable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a card, and a torch that was not built for it."""
+    monkeypatch.setattr(module, "has_card", lambda: True)
+
+
+@pytest.mark.usefixtures("unusable")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use the card")
+def test_a_card_that_torch_cannot_use_is_refused_where_it_is_paid_for(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(CardUnused, match="there is a GPU, but torch"):
+        begin(tiny, paid_card=True)
+    with begin(tiny).arrival:
+        assert "card unused" in caplog.messages
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_where_there_is_no_card_nobody_misses_it(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = begin(tiny, paid_card=True)
+    with begun.arrival:
+        assert begun.device == torch.device("cpu")
+        assert not caplog.messages
 
 
 def test_a_folder_without_weights_is_refused_and_no_fetch_is_left(tmp_path: Path) -> None:

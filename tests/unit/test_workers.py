@@ -1,5 +1,6 @@
 """The operator's switch, failed starts, and why nothing is drawn or woken."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shared.quotas import day_of
 from shared.vocabulary import Metrics
 from shared.workers import (
     FAILED_STARTS,
+    GIVEN_UP_AFTER,
     SEEN_WITHIN,
     START_TIMEOUT,
     QueueControl,
@@ -22,7 +24,7 @@ from shared.workers import (
     resume,
     starts_blocked,
 )
-from tests.builders import NOW, a_worker
+from tests.builders import NOW, WEIGHTS, a_worker
 from tests.http.conftest import House, a_house
 
 OPEN = QueueControl()
@@ -66,6 +68,25 @@ def test_a_start_that_has_fallen_silent_has_failed() -> None:
     for silence, expected in ((START_TIMEOUT - MOMENT, 1), (START_TIMEOUT, 2)):
         found = failed_starts([begun, broken], OPEN, NOW + silence, source=TINY)
         assert len(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("took", "counted"), [(GIVEN_UP_AFTER - MOMENT, 0), (GIVEN_UP_AFTER, 1)], ids=["soon", "late"]
+)
+def test_a_start_that_was_ended_late_has_failed(took: timedelta, counted: int) -> None:
+    ended = started(0, WorkerState.STOPPED, at=NOW + took)
+    assert failures(ended) == counted
+    assert failures(replace(ended, weights=WEIGHTS)) == 0
+
+
+def test_starts_that_were_ended_late_block_further_ones() -> None:
+    ended = [
+        started(i, WorkerState.STOPPED, at=NOW + timedelta(minutes=i) + GIVEN_UP_AFTER)
+        for i in range(FAILED_STARTS)
+    ]
+    told = starts_blocked(ended, OPEN, NOW + timedelta(hours=1), source=TINY)
+    assert told is not None
+    assert "ended before it was ready" in told
 
 
 def test_three_failed_starts_in_a_row_block_further_ones_and_say_why() -> None:

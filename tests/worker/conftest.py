@@ -47,7 +47,9 @@ class Surroundings:
         return Workplace(**given | what_matters)  # type: ignore[arg-type]
 
     def desk(self, at: Workplace | None = None, **what_matters: object) -> Desk:
-        given: dict[str, object] = {"held": lambda: None, "changed": lambda job, rate: None}
+        given: dict[str, object] = {
+            "held": lambda: None, "changed": lambda job, rate: None, "window": None
+        }  # fmt: skip
         return Desk(at or self.workplace(), **given | what_matters)  # type: ignore[arg-type]
 
     def queued(self, **what_matters: object) -> Job:

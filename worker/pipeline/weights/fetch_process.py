@@ -4,7 +4,6 @@ It knows neither torch nor Flask. It ends when it is done, when the weights are 
 the process that started it is gone.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ import numpy as np
 
 from shared.errors import WeightsError
 from shared.manifest import Role
+from worker.pipeline.driver import has_card
 from worker.pipeline.weights.crc import Octets
 from worker.pipeline.weights.fetch import Wanted, fetch_files
 from worker.pipeline.weights.layout import ORDER
@@ -75,7 +75,7 @@ class _Fetching:
     def _fetch(
         self, begin: Begin, opened: Opened, wanted: Sequence[Wanted], connections: int
     ) -> None:
-        through_ring = has_cuda() if begin.through_ring is None else begin.through_ring
+        through_ring = has_card() if begin.through_ring is None else begin.through_ring
         roles = [file.role for file in opened.files]
         room = self._make_room(begin, opened, roles) if through_ring else _arenas(begin, opened)
         self._tell(Judged(opened=opened, through_ring=through_ring))
@@ -129,16 +129,6 @@ class _Fetching:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(ABANDONED)  # threads in the middle of a request are not waited for
-
-
-def has_cuda() -> bool:
-    """Say whether the driver has a device for this process; needs no torch."""
-    with suppress(OSError):
-        driver = ctypes.CDLL("libcuda.so.1")
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value > 0
-    return False
 
 
 def _arenas(begin: Begin, opened: Opened) -> Direct:
