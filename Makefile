@@ -3,6 +3,7 @@
 # make check  what every commit passes: style, types, import rules, the fast tests
 # make bench  the figures of docs/benchmarks.md, measured on this machine
 # make images build both images and look into them; as root where no container engine answers
+# make fidelity   what the small artist's pictures mean, and whether their judge can tell: minutes
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -13,17 +14,17 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test check lint bench images install clean
+.PHONY: demo test check lint bench fidelity images install clean
 
 demo: install
 	$(BIN)/illo demo
 
 test: install
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow and not fidelity"
 	$(BIN)/pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 8
 
 check: lint
-	$(BIN)/pytest -q -n auto -m "not slow"
+	$(BIN)/pytest -q -n auto -m "not slow and not fidelity"
 
 lint: install
 	$(BIN)/ruff check .
@@ -33,6 +34,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ONLY)
+
+fidelity: install
+	$(BIN)/pytest -m fidelity
 
 images: install
 	deploy/images/build

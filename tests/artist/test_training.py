@@ -88,6 +88,19 @@ def test_a_worker_draws_what_the_training_would(weights: Path) -> None:
     assert np.asarray(mine).std() > 3
 
 
+def test_a_worker_reads_capitals_as_small_letters(weights: Path) -> None:
+    kontext = Kontext(begin(weights, device="cpu"), threads=1)
+    said = ("in the forest", "In The Forest", "in the snow")
+    with torch.no_grad():
+        small, capital, other = (
+            kontext._encoder.encode(a_scene(prompt=words), lambda _: pytest.fail("no reference"))
+            for words in said
+        )
+    assert torch.equal(small.prompt, capital.prompt)
+    assert torch.equal(small.pooled, capital.pooled)
+    assert not torch.equal(small.prompt, other.prompt)
+
+
 def test_a_sheet_shows_each_setting_beside_the_reference(weights: Path) -> None:
     [sheet] = workbench_of(weights).glob("sheet-*.png")
     with Image.open(sheet) as opened:
@@ -126,6 +139,7 @@ def test_something_else_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(WrongWeights, match="something else"):
         train(tmp_path, minutes=A_MOMENT, device="cpu")
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+    assert not workbench_of(tmp_path).exists()  # said before anything is taught
 
 
 def test_the_command_trains_and_tells(tmp_path: Path) -> None:
