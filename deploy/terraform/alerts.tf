@@ -65,8 +65,10 @@ resource "google_logging_metric" "queue" {
   depends_on = [google_project_service.needed]
 }
 
+# Monitoring may not know a metric of the log for ten minutes after it was made, and refuses a policy
+# that asks for it: the metrics are of the ground, these come with the services.
 resource "google_monitoring_alert_policy" "queue" {
-  for_each = local.queue_alarms
+  for_each = { for name, alarm in local.queue_alarms : name => alarm if local.serving }
 
   display_name          = "illo: ${each.key}"
   combiner              = "OR"
@@ -97,6 +99,8 @@ resource "google_monitoring_alert_policy" "queue" {
 }
 
 resource "google_monitoring_alert_policy" "sweep_silent" {
+  count = local.serving ? 1 : 0
+
   display_name          = "illo: sweep-silent"
   combiner              = "OR"
   notification_channels = local.channels

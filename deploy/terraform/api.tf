@@ -27,11 +27,12 @@ locals {
 resource "google_cloud_run_v2_service" "api" {
   count = local.serving ? 1 : 0
 
-  name                = "illo-api"
-  location            = var.region
-  ingress             = "INGRESS_TRAFFIC_ALL"
-  custom_audiences    = [local.sweep_audience]
-  deletion_protection = false # nothing is in it; what lasts lies in the buckets and the database
+  name                 = "illo-api"
+  location             = var.region
+  ingress              = "INGRESS_TRAFFIC_ALL"
+  invoker_iam_disabled = true # whoever comes needs a key of ours; many organizations forbid allUsers
+  custom_audiences     = [local.sweep_audience]
+  deletion_protection  = false # nothing is in it; what lasts lies in the buckets and the database
 
   scaling {
     min_instance_count = var.api_min_instances
@@ -106,8 +107,13 @@ resource "google_cloud_run_v2_service" "api" {
   }
 
   lifecycle {
-    # the pipeline deploys new images; this file decides everything else
-    ignore_changes = [client, client_version, template[0].containers[0].image]
+    # the pipeline deploys new images, and gcloud marks each revision; this file decides all else
+    ignore_changes = [
+      client,
+      client_version,
+      template[0].containers[0].image,
+      template[0].labels["client.knative.dev/nonce"],
+    ]
   }
 
   depends_on = [

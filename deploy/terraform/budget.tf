@@ -2,7 +2,7 @@
 
 resource "google_billing_budget" "month" {
   count    = var.billing_account == null ? 0 : 1
-  provider = google.billing
+  provider = google.quota
 
   billing_account = var.billing_account
   display_name    = "illo in ${var.project}"

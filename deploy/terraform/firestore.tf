@@ -55,6 +55,8 @@ resource "google_firestore_field" "override" {
 
 # Rules are for apps that talk to Firestore themselves, and there are none: the services come by IAM.
 resource "google_firebaserules_ruleset" "closed" {
+  provider = google.quota
+
   source {
     files {
       name    = "firestore.rules"
@@ -75,6 +77,8 @@ resource "google_firebaserules_ruleset" "closed" {
 }
 
 resource "google_firebaserules_release" "closed" {
+  provider = google.quota
+
   name         = "cloud.firestore"
   ruleset_name = google_firebaserules_ruleset.closed.name
 }

@@ -106,6 +106,7 @@ resource "google_cloud_run_v2_service_iam_member" "push_invokes_worker" {
   member   = google_service_account.push.member
 }
 
+# nobody is asked for this while invoker_iam_disabled stands in api.tf; sweeps outlive its removal
 resource "google_cloud_run_v2_service_iam_member" "scheduler_invokes_api" {
   count = local.serving ? 1 : 0
 
@@ -113,16 +114,6 @@ resource "google_cloud_run_v2_service_iam_member" "scheduler_invokes_api" {
   location = var.region
   role     = "roles/run.invoker"
   member   = google_service_account.scheduler.member
-}
-
-# Whoever comes needs a key of ours: the API checks it itself.
-resource "google_cloud_run_v2_service_iam_member" "everybody_invokes_api" {
-  count = local.serving ? 1 : 0
-
-  name     = google_cloud_run_v2_service.api[0].name
-  location = var.region
-  role     = "roles/run.invoker"
-  member   = "allUsers"
 }
 
 # --- the pipeline, which proves itself by GitHub's token: there is no key to lose -------------------

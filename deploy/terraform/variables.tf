@@ -133,6 +133,10 @@ variable "worker_memory_gib" {
     condition     = var.worker_gpu == "nvidia-l4" ? var.worker_memory_gib >= 16 && var.worker_memory_gib <= 32 : var.worker_memory_gib >= 80
     error_message = "An L4 goes with 16 to 32 GiB, an RTX PRO 6000 with 80 or more."
   }
+  validation {
+    condition     = var.worker_gpu != "nvidia-l4" || var.worker_memory_gib <= lookup({ 4 = 16, 6 = 24 }, var.worker_cpu, 32)
+    error_message = "Cloud Run gives 4 vCPUs at most 16 GiB, 6 at most 24, 8 at most 32: change worker_cpu as well."
+  }
 }
 
 variable "worker_min_instances" {
@@ -204,6 +208,10 @@ variable "api_memory_mib" {
   validation {
     condition     = var.api_memory_mib >= 512 && var.api_memory_mib <= 8192
     error_message = "From 512 to 8192 MiB."
+  }
+  validation {
+    condition     = var.api_memory_mib <= (var.api_cpu == 1 ? 4096 : 8192) && var.api_memory_mib >= (var.api_cpu == 4 ? 2048 : 512)
+    error_message = "Cloud Run gives 1 vCPU at most 4096 MiB, 2 at most 8192, and 4 at least 2048: change api_cpu as well."
   }
 }
 

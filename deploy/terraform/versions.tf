@@ -21,10 +21,10 @@ provider "google" {
   region  = var.region
 }
 
-# The API of budgets wants to know which project's quota a person's call is charged to. Nothing else
-# should be asked in that way: an empty project has too few APIs on.
+# The APIs of budgets and of Firebase's rules refuse a person who does not say which project's quota a
+# call is charged to. Nothing else should be asked in that way: an empty project has too few APIs on.
 provider "google" {
-  alias                 = "billing"
+  alias                 = "quota"
   project               = var.project
   user_project_override = true
   billing_project       = var.project

@@ -100,7 +100,12 @@ resource "google_cloud_run_v2_service" "worker" {
   }
 
   lifecycle {
-    ignore_changes = [client, client_version, template[0].containers[0].image]
+    ignore_changes = [
+      client,
+      client_version,
+      template[0].containers[0].image,
+      template[0].labels["client.knative.dev/nonce"],
+    ]
   }
 
   depends_on = [

@@ -9,8 +9,9 @@ ACCOUNTS = {"api", "worker", "push", "scheduler", "deployer"}
 SELF = "google_service_account.{}"
 RESULTS, WEIGHTS = "google_storage_bucket.results", "google_storage_bucket.weights"
 WAKES, DEAD = "google_pubsub_topic.wakes", "google_pubsub_topic.dead"
-PUBSUB, EVERYBODY, GITHUB = "Pub/Sub", "allUsers", "GitHub"
+PUBSUB, GITHUB = "Pub/Sub", "GitHub"
 API, WORKER = "google_cloud_run_v2_service.api", "google_cloud_run_v2_service.worker"
+PUSHES = "google_pubsub_subscription.push"
 
 # Who, as what, on what: these and no others.
 GRANTS = {
@@ -27,7 +28,6 @@ GRANTS = {
     ("worker", "storage.objectViewer", WEIGHTS),
     ("push", "run.invoker", WORKER),
     ("scheduler", "run.invoker", API),
-    (EVERYBODY, "run.invoker", API),
     (PUBSUB, "pubsub.publisher", DEAD),
     (PUBSUB, "pubsub.subscriber", "google_pubsub_subscription.push"),
     (PUBSUB, "iam.serviceAccountTokenCreator", SELF.format("push")),
@@ -55,17 +55,22 @@ def only_push_invokes_the_worker(tree: Tree) -> Iterator[str]:
     if worker.get("ingress") != "INGRESS_TRAFFIC_INTERNAL_ONLY":
         yield "the worker can be reached from outside"
     for service in tree.of("google_cloud_run_v2_service"):
-        if service.get("invoker_iam_disabled") not in (None, False):
+        asks = service.get("invoker_iam_disabled") in (None, False)
+        if not asks and service.address != API:
             yield f"{service.address} asks nobody who calls"
+    unasked = API in str(tree.one(PUSHES).at("push_config").get("push_endpoint"))
+    if unasked:
+        yield "pushes go where nobody is asked who calls"
 
 
 def nothing_else_is_public(tree: Tree) -> Iterator[str]:
-    """Everybody may call the API, which checks keys, and do nothing else."""
-    for block in _iam(tree):
-        public = block.get("member") in PUBLIC
-        allowed = (_who(block), _role(block), _on(block)) == (EVERYBODY, "run.invoker", API)
-        if public and not allowed:
-            yield f"{block.address} is for {block.get('member')}"
+    """Everybody may call the API, which checks keys; no role is anybody's, and many forbid it."""
+    if tree.one(API).get("invoker_iam_disabled") is not True:
+        yield "whoever has a key of ours needs an account of Google's, too"
+    for block in tree.provided():
+        for member in (block.get("member"), *(block.get("members") or ())):
+            if "_iam_" in block.address_kind and member in PUBLIC:
+                yield f"{block.address} is for {member}"
 
 
 def each_identity_may_do_what_it_needs_and_no_more(tree: Tree) -> Iterator[str]:

@@ -161,6 +161,8 @@ def torch_is_where_it_belongs(file: Dockerfile) -> Iterator[str]:
     runs = " ".join(file.all("RUN"))
     if '"${TORCH_SPEC}"' not in runs or '${TORCH_INDEX:+--extra-index-url "' not in runs:
         yield "the arguments are not used"
+    if "${TORCH_SPEC:?" not in runs:
+        yield "an empty TORCH_SPEC is taken"
 
 
 RULES: tuple[Rule, ...] = (

@@ -22,6 +22,12 @@ _INVOKER = """resource "google_cloud_run_v2_service_iam_member" "x" {
   member = %s
 }
 # Five"""
+_NOBODY_ASKED = """resource "google_cloud_run_v2_service" "x" {
+  name                 = "illo-worker-2"
+  location             = var.region
+  invoker_iam_disabled = true
+}
+# The workers"""
 _GRANT = """resource "google_storage_bucket_iam_member" "x" {
   bucket = google_storage_bucket.results.name
   role   = "roles/storage.objectAdmin"
@@ -35,12 +41,14 @@ _EVERYBODY = """resource "google_cloud_run_v2_service_iam_binding" "x" {
 }
 # Five"""
 _LEFT = "signatures_are_left_to_cloud_run_only_where_it_asks_who_calls"
+_QUOTA = "a_quota_is_named_to_those_that_ask"
 _STATIC = """      env {
         name  = "ILLO_PUSH_SIGNATURES"
         value = "iam"
       }
       env {
         name = "ILLO_KEYS\""""
+_MARK = '      template[0].labels["client.knative.dev/nonce"],\n'
 _DEAD = 'resource "google_pubsub_subscription" "dead" {'
 _BINDING = """resource "google_project_iam_binding" "x" {
   role = "roles/datastore.user"
@@ -54,6 +62,16 @@ ACCESS = [
     ("only_push_invokes_the_worker", "worker.tf", "INTERNAL_ONLY", "ALL"),
     ("only_push_invokes_the_worker", "worker.tf", "deletion_protection = false",
      "invoker_iam_disabled = true"),
+    ("only_push_invokes_the_worker", "worker.tf", "deletion_protection = false",
+     "invoker_iam_disabled = var.github_repository == null"),
+    ("only_push_invokes_the_worker", "worker.tf", "# The workers", _NOBODY_ASKED),
+    ("only_push_invokes_the_worker", "pubsub.tf", "google_cloud_run_v2_service.worker[0].uri",
+     "google_cloud_run_v2_service.api[0].uri"),
+    ("nothing_else_is_public", "api.tf", "invoker_iam_disabled = true",
+     "invoker_iam_disabled = false"),
+    ("nothing_else_is_public", "identities.tf", "# Five",
+     (_INVOKER % '"allUsers"').replace(".worker[0]", ".api[0]")),
+    ("nothing_else_is_public", "identities.tf", "# Five", _EVERYBODY),
     ("nothing_else_is_public", "identities.tf", "# Five", _INVOKER % '"allAuthenticatedUsers"'),
     ("nothing_else_is_public", "identities.tf", "# Five", _GRANT % '"allUsers"'),
     ("nothing_else_is_public", "secrets.tf", "google_service_account.api.member",
@@ -117,7 +135,10 @@ SERVICES = [
     ("bills_are_bounded", "api.tf", "ILLO_GPU_SECONDS_PER_DAY ", "ILLO_GPU_SECONDS "),
     ("images_are_named_by_digest", "variables.tf", "@sha256:[0-9a-f]{64}$", ":[a-z]+$"),
     ("images_are_named_by_digest", "worker.tf", "var.worker_image", '"illo/worker:latest"'),
-    ("images_are_named_by_digest", "api.tf", ", template[0].containers[0].image]", "]"),
+    ("images_are_named_by_digest", "api.tf", "      template[0].containers[0].image,\n", ""),
+    ("images_are_named_by_digest", "api.tf", _MARK, ""),
+    ("images_are_named_by_digest", "worker.tf", _MARK, ""),
+    ("images_are_named_by_digest", "worker.tf", _MARK, "      template[0].labels,\n"),
     ("every_setting_that_is_needed_is_set", "worker.tf", "ILLO_PUSH_EMAIL ", "ILLO_PUSHER "),
     ("every_setting_that_is_needed_is_set", "api.tf", '"ILLO_KEYS"', '"ILLO_LOG_LEVEL"'),
     ("every_setting_that_is_needed_is_set", "api.tf", '    ILLO_HOST                 = "0.0.0.0"',
@@ -217,6 +238,10 @@ GROUND = [
     ("every_alarm_tells_somebody_what_to_do", "alerts.tf", "illo: dead-letters", "illo: letters"),
     ("every_alarm_tells_somebody_what_to_do", "alerts.tf",
      "notification_channels = local.channels", "notification_channels = []"),
+    ("alarms_come_after_what_they_watch", "alerts.tf", " if local.serving }", " }"),
+    ("alarms_come_after_what_they_watch", "alerts.tf", "  count = local.serving ? 1 : 0\n", ""),
+    ("alarms_come_after_what_they_watch", "alerts.tf", "for_each = local.queue_figures",
+     "for_each = { for name, figure in local.queue_figures : name => figure if local.serving }"),
     ("every_variable_is_described_checked_and_used", "variables.tf", "# --- the API",
      'variable "x" {\n  description = "x."\n  type = string\n}\n# --- the API'),
     ("every_variable_is_described_checked_and_used", "variables.tf",
@@ -239,7 +264,7 @@ SCHEMA = [
      '          path = "/readyz"\n          paths = "/x"\n'),
     ("the_provider_takes_it", "worker.tf", "    node_selector {",
      '    node_selector {\n      accelerator = "x"\n    }\n    node_selector {'),
-    ("the_provider_takes_it", "api.tf", "  location            = var.region\n", ""),
+    ("the_provider_takes_it", "api.tf", "  location             = var.region\n", ""),
     ("the_provider_takes_it", "pubsub.tf", "max_delivery_attempts", "max_attempts"),
     ("the_provider_takes_it", "pubsub.tf", '    ttl = "" # never\n', ""),
     ("the_provider_takes_it", "storage.tf", "    action {\n      type = \"Delete\"\n    }\n", ""),
@@ -256,6 +281,12 @@ SCHEMA = [
      "google_project.illo.project_number"),
     ("what_is_read_of_a_resource_is_told", "outputs.tf", "api[*].uri", "api[*].address"),
     ("what_is_read_of_a_resource_is_told", "secrets.tf", "api.member", "api.principal"),
+    (_QUOTA, "firestore.tf", "  provider = google.quota\n\n  name ", "  name "),
+    (_QUOTA, "firestore.tf", "  provider = google.quota\n\n  source", "  source"),
+    (_QUOTA, "budget.tf", "google.quota", "google"),
+    (_QUOTA, "registry.tf", "  location ", "  provider = google.quota\n  location "),
+    (_QUOTA, "versions.tf", "  user_project_override = true\n", ""),
+    (_QUOTA, "versions.tf", "  billing_project       = var.project\n", ""),
 ]  # fmt: skip
 
 MUTATIONS = [Mutation(*row) for row in (*ACCESS, *SERVICES, *GROUND, *SCHEMA)]

@@ -12,6 +12,7 @@ _WRITTEN = json.loads(Path(__file__).with_name("provider_schema.json").read_text
 PROVIDER, SCHEMA = _WRITTEN["provider"], _WRITTEN["resources"]
 # What Terraform itself understands in every resource.
 META = {"count", "for_each", "depends_on", "provider", "lifecycle"}
+ASK_FOR_A_QUOTA = ("google_billing_budget", "google_firebaserules_")
 _READ = re.compile(r"(?<![\w.])((?:data\.)?google_\w+)\.(\w+)(?:\[[^\]]*\])?\.(\w+)")
 
 
@@ -34,6 +35,19 @@ def what_is_read_of_a_resource_is_told(tree: Tree) -> Iterator[str]:
             yield f"{kind}.{name} has no {attribute}"
 
 
+def a_quota_is_named_to_those_that_ask(tree: Tree) -> Iterator[str]:
+    """Budgets and rules refuse a person who names no project; the others are not asked that way."""
+    named = [block for block in tree.blocks if block.kind == "provider" and block.get("alias")]
+    for provider in named:
+        given = [provider.get(name) for name in ("user_project_override", "billing_project")]
+        if provider.get("alias") != "quota" or given != [True, "${var.project}"]:
+            yield f"google.{provider.get('alias')} names no project"
+    for block in tree.provided():
+        asks = block.address_kind.startswith(ASK_FOR_A_QUOTA)
+        if block.get("provider") != ("${google.quota}" if asks else None):
+            yield f"{block.address} comes by {block.get('provider')}"
+
+
 def _faults(block: Block, known: Mapping[str, Any], place: str) -> Iterator[str]:
     arguments, blocks = known["arguments"], known["blocks"]
     yield from (
@@ -54,4 +68,8 @@ def _faults(block: Block, known: Mapping[str, Any], place: str) -> Iterator[str]
             yield f"{place}: no block {child.kind}"
 
 
-RULES = (the_provider_takes_it, what_is_read_of_a_resource_is_told)
+RULES = (
+    the_provider_takes_it,
+    what_is_read_of_a_resource_is_told,
+    a_quota_is_named_to_those_that_ask,
+)

@@ -18,6 +18,8 @@ from worker.app import Health, create_app
 
 API, WORKER = "google_cloud_run_v2_service.api", "google_cloud_run_v2_service.worker"
 SET_BY_CLOUD_RUN = {"PORT": "8080", "K_SERVICE": "illo"}
+# What `gcloud run services update` gives every revision, so that there is a new one.
+MARK = '${template[0].labels["client.knative.dev/nonce"]}'
 NUMBER = "0.0004"  # stands for what only Terraform can work out
 SECRET = '{"keys": []}'  # stands for what only Secret Manager knows
 
@@ -78,10 +80,11 @@ def images_are_named_by_digest(tree: Tree) -> Iterator[str]:
         condition = str(tree.variable(f"{name}_image").at("validation").get("condition"))
         if "@sha256:[0-9a-f]{64}$" not in condition:
             yield f"{name}_image may be named by a tag"
-        if "${template[0].containers[0].image}" not in (
-            service.at("lifecycle").get("ignore_changes") or ()
-        ):
+        left_alone = service.at("lifecycle").get("ignore_changes") or ()
+        if "${template[0].containers[0].image}" not in left_alone:
             yield f"an apply would roll the {name} back"
+        if MARK not in left_alone:
+            yield f"the apply after a deployment would start the {name} anew"
 
 
 def every_setting_that_is_needed_is_set(tree: Tree) -> Iterator[str]:

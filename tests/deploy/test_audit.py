@@ -73,6 +73,30 @@ def test_an_auditor_that_could_not_ask_ends_it(found: Path) -> None:
     assert why.startswith("pip-audit wrote nothing")
 
 
+@pytest.mark.parametrize(
+    ("lies_in", "found"),
+    [
+        (("path", ".venv/bin"), "path/pip-audit"),
+        ((".venv/bin",), ".venv/bin/pip-audit"),
+        ((), "false"),
+    ],
+    ids=["both", "environment", "neither"],
+)
+def test_a_build_takes_the_auditor_that_there_is(
+    lies_in: tuple[str, ...], found: str, tmp_path: Path
+) -> None:
+    for folder in lies_in:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "pip-audit").touch(mode=0o755)
+    [looks] = re.findall(r"^auditor\(\) \{.*?^\}$", (IMAGES / "build").read_text(), re.M | re.S)
+    told = subprocess.run(
+        ["/bin/bash", "-euc", f"{looks}\nauditor"],
+        cwd=tmp_path, env={"PATH": f"{tmp_path}/path"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert told.stdout.strip().removeprefix(f"{tmp_path}/") == found
+    assert ("deploy/images/auditor.txt" in told.stderr) is (not lies_in)
+
+
 def test_the_auditor_is_of_exact_versions() -> None:
     pins = [line for line in (IMAGES / "auditor.txt").read_text().splitlines() if line[0] != "#"]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)

@@ -82,6 +82,7 @@ def test_a_rule_sees_a_mistake(name: str, rule: Rule, words: str, broken: str) -
         (WORKER, r"ARG TORCH_INDEX=\n", ""),
         (WORKER, r' "\$\{TORCH_SPEC\}"', " torch"),
         (WORKER, r"\$\{TORCH_INDEX:.*?\}\"\}", ""),
+        (WORKER, r': "\$\{TORCH_SPEC:\?.*?\}" ', "true "),
     ],
 )
 def test_the_rule_of_torch_sees_a_mistake(name: str, words: str, broken: str) -> None:
@@ -107,15 +108,28 @@ def test_setuptools_is_pinned_beside_the_torch_that_is(
     spec: str, pinned: bool, tmp_path: Path
 ) -> None:
     """Another torch may want an older one: torch 2.11 and 2.12 do."""
-    (tmp_path / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
-    runs = read_dockerfile(WORKER, TEXTS[WORKER]).all("RUN")
-    [script] = [run.partition(" && /opt/tool")[0] for run in runs if "> but-torch.txt" in run]
-    shell = {"TORCH_SPEC": spec, "PATH": os.environ["PATH"]}
-    subprocess.run(["sh", "-euc", script], cwd=tmp_path, env=shell, check=True)
+    assert before_torch(spec, tmp_path).returncode == 0
     left = (tmp_path / "but-torch.txt").read_text().splitlines()
     whole = (tmp_path / "constraints.txt").read_text().splitlines()
     gone = {line.partition("==")[0] for line in set(whole) - set(left)}
     assert gone == ({"torch"} if pinned else {"torch", "setuptools"})
+
+
+def test_an_empty_torch_is_refused_in_words(tmp_path: Path) -> None:
+    refused = before_torch("", tmp_path)
+    assert refused.returncode != 0
+    assert "TORCH_SPEC: is empty: name a torch" in refused.stderr
+    assert not (tmp_path / "but-torch.txt").exists()
+
+
+def before_torch(spec: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run what the worker's Dockerfile does just before it installs torch."""
+    (folder / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    runs = read_dockerfile(WORKER, TEXTS[WORKER]).all("RUN")
+    [script] = [run.partition(" && /opt/tool")[0] for run in runs if "> but-torch.txt" in run]
+    shell = {"TORCH_SPEC": spec, "PATH": os.environ["PATH"]}
+    asked = ["sh", "-euc", script]
+    return subprocess.run(asked, cwd=folder, env=shell, capture_output=True, text=True)
 
 
 def test_the_two_say_the_same_where_they_do_the_same() -> None:

@@ -15,6 +15,9 @@ DEPLOY = (ROOT / ".github/workflows/deploy.yml").read_text()
 CI = (ROOT / ".github/workflows/ci.yml").read_text()
 BUILD = (ROOT / "deploy/cloudbuild.yaml").read_text()
 MAIN = "github.ref == 'refs/heads/main'"
+GCLOUD = "google-github-actions/setup-gcloud"
+NEEDED = ("actions/checkout", "actions/setup-python", "hashicorp/setup-terraform", GCLOUD)
+EMULATORS = ("beta", "pubsub-emulator", "cloud-firestore-emulator")
 TOOLCHAINS = ("/usr/local/lib/android", "/usr/share/dotnet", "/opt/ghc", "/opt/hostedtoolcache")
 
 Rule = Callable[[str], Iterator[str]]
@@ -140,6 +143,25 @@ def pins_are_audited_before_anything_is_pushed(text: str) -> Iterator[str]:
             yield "the auditor may be of any version"
 
 
+def the_tests_find_what_they_start(text: str) -> Iterator[str]:
+    """With CI set nothing is skipped: before .ci/run comes all that the tests need of others."""
+    runs = 0
+    for job in read_workflow(text)["jobs"].values():
+        given = dict[str, dict[str, Any]]()
+        for step in job["steps"]:
+            given[step.get("uses", "").partition("@")[0]] = step.get("with", {})
+            if step.get("run") != ".ci/run":
+                continue
+            runs += 1
+            yield from (f"no {action} before it" for action in NEEDED if action not in given)
+            components = given.get(GCLOUD, {}).get("install_components", "").split(",")
+            yield from (f"no {part}" for part in EMULATORS if part not in components)
+            if given.get("actions/setup-python", {}).get("python-version") != "3.11":
+                yield "the tests are of another Python"
+    if runs != 1:
+        yield f"{runs} jobs run the tests"
+
+
 def room_is_made_first(text: str) -> Iterator[str]:
     """A stock runner's disk is full of toolchains that nobody here uses."""
     first = next(step for name, step in steps_of(read_workflow(text)) if name == "images")
@@ -171,6 +193,7 @@ RULES: tuple[Rule, ...] = (
     each_step_waits_for_the_one_before,
     images_are_scanned_before_they_are_pushed,
     pins_are_audited_before_anything_is_pushed,
+    the_tests_find_what_they_start,
     room_is_made_first,
     scripts_take_no_words_from_outside,
 )
@@ -212,6 +235,12 @@ MISTAKES: tuple[tuple[Rule, str, str], ...] = (
      "      - name: Audit every package that is pinned\n        continue-on-error: true"),
     (pins_are_audited_before_anything_is_pushed, "      - name: Audit every package that is pinned",
      "      - name: Audit every package that is pinned\n        if: false"),
+    (the_tests_find_what_they_start, GCLOUD, "google-github-actions/auth"),
+    (the_tests_find_what_they_start, "hashicorp/setup-terraform", "hashicorp/setup-other"),
+    (the_tests_find_what_they_start, "beta,", ""),
+    (the_tests_find_what_they_start, ",cloud-firestore-emulator", ""),
+    (the_tests_find_what_they_start, '"3.11"', '"3.9"'),
+    (the_tests_find_what_they_start, "      - run: .ci/run\n", ""),
     (room_is_made_first, "/usr/share/dotnet", "/usr/share/dot"),
     (scripts_take_no_words_from_outside, '--region="$REGION" --image',
      "--region=${{ vars.GCP_REGION }} --image"),
@@ -235,6 +264,12 @@ def test_every_rule_is_broken_once_at_least() -> None:
     assert {rule for rule, _, _ in MISTAKES} == set(RULES)
 
 
+def test_both_workflows_set_up_what_the_tests_start() -> None:
+    assert list(the_tests_find_what_they_start(CI)) == []
+    without = CI.replace("pubsub-emulator,", "")
+    assert list(the_tests_find_what_they_start(without)) == ["no pubsub-emulator"]
+
+
 def test_a_pull_request_has_neither_tokens_nor_secrets() -> None:
     workflow = read_workflow(CI)
     assert "pull_request_target" not in workflow["on"]
@@ -255,9 +290,10 @@ def test_what_the_workflow_reads_is_told_to_whoever_sets_it_up() -> None:
 
 def test_cloud_build_makes_both_images_and_deploys_nothing() -> None:
     build: dict[str, Any] = yaml.safe_load(BUILD)
-    made = {step["args"][step["args"].index("--tag") + 1] for step in build["steps"]}
+    steps = [step for step in build["steps"] if "build" in step["args"]]
+    made = {step["args"][step["args"].index("--tag") + 1] for step in steps}
     assert made == set(build["images"]) == {"$_REGISTRY/api:$_TAG", "$_REGISTRY/worker:$_TAG"}
-    for step in build["steps"]:
+    for step in steps:
         file = step["args"][step["args"].index("--file") + 1]
         assert (ROOT / file).is_file()
         declared = re.findall(r"^ARG (\w+)", (ROOT / file).read_text(), re.MULTILINE)

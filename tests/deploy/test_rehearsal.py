@@ -62,7 +62,9 @@ def test_all_is_rehearsed_that_a_deployment_needs() -> None:
     for wanted in (
         "gcloud projects create", "gcloud config set project", "gcloud storage buckets create",
         "terraform -chdir=deploy/terraform init", "terraform -chdir=deploy/terraform apply",
-        "docker build --file Dockerfile.api", "docker build --file Dockerfile.worker",
+        "docker build --platform=linux/amd64 --file Dockerfile.api",
+        "docker build --platform=linux/amd64 --file Dockerfile.worker",
+        "gcloud beta services identity create", "gcloud builds submit",
         "docker push", "illo weights prepare", "illo weights push", "illo weights verify",
         "illo keys new", "gcloud secrets versions add", "illo draw",
         "gcloud run services update-traffic", "illo keys revoke", "illo queue drain",

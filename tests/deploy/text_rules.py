@@ -57,6 +57,19 @@ def every_alarm_tells_somebody_what_to_do(tree: Tree) -> Iterator[str]:
             yield f"docs/operations.md does not tell of {alarm}"
 
 
+def alarms_come_after_what_they_watch(tree: Tree) -> Iterator[str]:
+    """A metric of the log is minutes old before Monitoring takes a policy that names it."""
+    for metric in tree.of("google_logging_metric"):
+        if "serving" in f"{metric.get('count')} {metric.get('for_each')}":
+            yield f"{metric.address} is made together with its alarms"
+    for policy in tree.of("google_monitoring_alert_policy"):
+        conditions = [inner for outer in policy.blocks for inner in outer.blocks]
+        watches = any("google_logging_metric." in str(one.get("filter")) for one in conditions)
+        when = f"{policy.get('count')} {policy.get('for_each')}"
+        if watches and not re.search(r"\bif local\.serving\b|\{local\.serving \?", when):
+            yield f"{policy.address} is made seconds after its metric"
+
+
 def every_variable_is_described_checked_and_used(tree: Tree) -> Iterator[str]:
     """Nobody has to guess what a variable is, or what it may be."""
     text = "\n".join(content for name, content in tree.texts.items() if name != "variables.tf")
@@ -131,6 +144,7 @@ def _queue_event() -> Mapping[str, Any]:
 RULES = (
     alarms_watch_what_is_logged,
     every_alarm_tells_somebody_what_to_do,
+    alarms_come_after_what_they_watch,
     every_variable_is_described_checked_and_used,
     every_name_refers_to_something,
     versions_are_those_that_were_checked,
