@@ -47,6 +47,7 @@ def test_the_run_file_names_the_address_and_live_programs(service: Service) -> N
     assert len(set(pids)) == 3
     assert not any(gone(pid) for pid in [*pids, service.program.pid])
     [figures] = told["metrics"]
+    service.ended(submit(service, SMALL))  # by then the worker listens
     assert b"illo_poison_total" in urllib3.request("GET", figures).data
 
 

@@ -15,6 +15,11 @@ def large_files(manifest: Manifest) -> list[WeightsFile]:
     return [file for file in manifest.files if file.path.endswith(LARGE)]
 
 
+def small_files(manifest: Manifest) -> list[WeightsFile]:
+    """List all others: configs, and the tokenizers' words."""
+    return [file for file in manifest.files if not file.path.endswith(LARGE)]
+
+
 def check_files(
     directory: Path,
     manifest: Manifest,

@@ -19,7 +19,7 @@ from shared.manifest import (
     read_manifest,
 )
 from worker.pipeline.weights.fetch import CONNECTIONS, fetch
-from worker.pipeline.weights.files import LARGE, check_digest, check_files
+from worker.pipeline.weights.files import check_digest, check_files, small_files
 from worker.pipeline.weights.sources import LocalFile, Source
 
 READERS = 4  # of a disk: one does not fill a fast one, more than four gained nothing
@@ -95,7 +95,7 @@ class LocalPlace:
     def small_files(self, manifest: Manifest) -> Path:
         """See Place.small_files; it is the directory itself, in which nothing else may lie."""
         check_files(self._directory, manifest)
-        for file in _small_files(manifest):
+        for file in small_files(manifest):
             check_digest(self._directory, file)
         return self._directory
 
@@ -128,7 +128,7 @@ class CloudPlace:
 
     def small_files(self, manifest: Manifest) -> Path:
         """See Place.small_files."""
-        _at_once(self._bring, _small_files(manifest))
+        _at_once(self._bring, small_files(manifest))
         return self._folder
 
     def sources(self, files: Sequence[WeightsFile]) -> list[Source]:
@@ -168,10 +168,6 @@ def _opener(bucket: CloudFolder, endpoint: str | None) -> Callable[[str], Source
         return CloudObject(bucket.bucket, name, token=token, endpoint=at, trust=trust)
 
     return open_
-
-
-def _small_files(manifest: Manifest) -> list[WeightsFile]:
-    return [file for file in manifest.files if not file.path.endswith(LARGE)]
 
 
 def _sized(source: Source, file: WeightsFile) -> Source:

@@ -18,6 +18,7 @@ from shared.manifest import (
     parse_manifest,
     read_manifest,
 )
+from worker.pipeline.weights.files import check_digest, check_files, small_files
 from worker.pipeline.weights.inspect import inspect_weights
 from worker.pipeline.weights.lanes import in_lanes
 from worker.pipeline.weights.push_plan import PARTS, Plan, Sending, is_same, plan_push
@@ -59,7 +60,10 @@ def push_weights(
     Raises WeightsMissing or WeightsDamaged if the directory is not what its manifest says,
     WeightsInTheWay if the folder has other weights, PushRefused or WeightsUnreachable.
     """
-    read_manifest(directory)
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    for file in small_files(manifest):
+        check_digest(directory, file)  # before it is judged: a byte that changed is damage
     problem = inspect_weights(directory).problem
     if problem is not None:
         raise WeightsDamaged(problem)
