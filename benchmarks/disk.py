@@ -4,7 +4,9 @@ The page cache forgets the file before every load, and every load has a process 
 its peak of memory is its own. Hashes over all tensors of the first loads must agree.
 """
 
+import ctypes
 import hashlib
+import mmap
 import multiprocessing
 import os
 import resource
@@ -30,6 +32,9 @@ from worker.pipeline.weights.sources import LocalFile
 REPEATS = 5  # a machine that shares its memory with others is slow to give gigabytes of it
 READERS = 4
 PART_BYTES = 16 * 2**20
+TRIES_TO_FORGET = 50
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,13 +211,32 @@ def _memory_of_children() -> int:
 
 
 def _forget(path: Path) -> None:
-    """Take a file out of the page cache; what lies below a virtual disk is out of reach."""
+    """Take a file out of the page cache; what lies below a virtual disk is out of reach.
+
+    One advice may leave pages that another processor still holds, so it is given until
+    none is left.
+
+    """
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for place in range(0, path.stat().st_size, PART_BYTES):
-            try:
-                os.preadv(file.fileno(), [bytearray(1)], place, os.RWF_NOWAIT)
-            except BlockingIOError:
-                continue
-            raise AssertionError(f"{path}: still in the page cache at {place}")
+        for _ in range(TRIES_TO_FORGET):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            left = _cached_pages(file.fileno())
+            if not left:
+                return
+            time.sleep(0.1)
+    raise AssertionError(f"{path}: {left} of its pages stay in the page cache")
+
+
+def _cached_pages(file: int) -> int:
+    """Count the pages of a file that are in memory, without reading any (mincore(2))."""
+    size = os.fstat(file).st_size
+    states = bytearray(-(-size // mmap.PAGESIZE))
+    with mmap.mmap(file, size, access=mmap.ACCESS_COPY) as mapped:
+        first = ctypes.c_char.from_buffer(mapped)
+        told = (ctypes.c_char * len(states)).from_buffer(states)
+        failed = _LIBC.mincore(ctypes.byref(first), ctypes.c_size_t(size), told)
+        del first  # a mapping that is still looked at cannot be closed
+    if failed:
+        raise OSError(ctypes.get_errno(), "mincore failed")
+    return sum(state & 1 for state in states)
