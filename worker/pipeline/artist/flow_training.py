@@ -15,6 +15,7 @@ from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from worker.pipeline.artist.album import Page
+from worker.pipeline.artist.attention import PreciseAttention
 from worker.pipeline.artist.captions import TEXT_TOKENS
 from worker.pipeline.artist.examples import Examples, Shown, draw_examples, make_examples
 from worker.pipeline.artist.learning import Learner, Rates, mean, stratified
@@ -66,6 +67,8 @@ def train_flow(
     """Teach for so many seconds in all, from the beginning or from where it stands."""
     stand = workbench.stand_of(PHASE)
     reader = _placed(new_reader(seed), device)
+    if device.type == "cpu":
+        reader.transformer.set_attn_processor(PreciseAttention())
     learner = Learner(reader.parts, RATES)
     if stand.step:
         learner.restore(workbench.load(PHASE), step=stand.step)
