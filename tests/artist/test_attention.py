@@ -8,6 +8,8 @@ from worker.pipeline.artist.attention import PreciseAttention
 from worker.pipeline.artist.shapes import SIZES, TEXT_WIDTH, new_reader
 from worker.pipeline.artist.vae_training import mean
 
+pytestmark = pytest.mark.slow
+
 WORDS, EDGE = 5, 4
 
 

@@ -20,7 +20,9 @@ from shared.requirements import require_loopback
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("api.main", pytest.param("api.gunicorn_server", marks=pytest.mark.slow))
+pytestmark = pytest.mark.slow
+
+PROGRAMS = ("api.main", "api.gunicorn_server")
 
 
 class Served:

@@ -131,6 +131,7 @@ def test_it_says_what_a_drawing_took(kontext: Kontext) -> None:
     assert found.denoise_seconds > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stop_at", [(Phase.ENCODING, 0, 6), (Phase.DENOISING, 2, 6), (Phase.DECODING, 6, 6)]
 )
@@ -155,6 +156,7 @@ def test_what_the_callback_raises_is_the_outcome_and_harms_nothing(
     assert pixels(draw(kontext, scene)) == pixels(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("callback", ["on_progress", "on_step", "read"])
 @pytest.mark.parametrize("error", [KeyError("own"), RuntimeError("own"), InvalidReference("own")])
 def test_a_callbacks_error_of_any_kind_is_that_drawings_alone(

@@ -114,6 +114,7 @@ def test_a_step_holds_what_its_terms_sum_up_to(
     assert fits_closely(denoising(widths, tokens=seen + 512, images=images), held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "tiled"),
     [
@@ -137,6 +138,7 @@ def test_the_vae_holds_what_its_terms_sum_up_to(height: int, width: int, tiled: 
     assert fits_closely(looking(FULL_SIZE, pixels=area, tiled=tiled), taken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stored_as", "prompts"), [("Q8_0", 1), ("Q8_0", 8), ("Q5_K", 1)])
 def test_t5_holds_what_its_terms_sum_up_to(stored_as: str, prompts: int) -> None:
     encoder = full_size.an_encoder(stored_as)

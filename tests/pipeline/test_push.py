@@ -344,6 +344,7 @@ PASSING = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "fault"), PASSING)
 def test_what_passes_is_gone_through(
     push: Callable[..., Pushed], verified: Callable[[], Verification], server: StrictStorage,
@@ -387,6 +388,7 @@ def test_a_bucket_that_does_not_exist_is_named(weights: Path, url: str) -> None:
         push_weights(weights, CloudFolder("no-such-bucket", "x"), emulator=url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [storage.UPLOAD, storage.COMPOSE])
 def test_a_bucket_that_stores_other_bytes_is_found_out(
     push: Callable[..., Pushed], verified: Callable[[], Verification], server: StrictStorage,
@@ -410,6 +412,7 @@ def test_a_bucket_that_stores_other_bytes_is_found_out(
     assert verified().problems == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("composition", [1, 6, 7])
 def test_a_part_that_rots_in_the_bucket_is_found_out_and_sent_again(
     push: Callable[..., Pushed], verified: Callable[[], Verification], server: StrictStorage,
@@ -432,6 +435,7 @@ def test_a_part_that_rots_in_the_bucket_is_found_out_and_sent_again(
     assert verified().problems == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [MODEL, "vae/diffusion_pytorch_model.safetensors", WORDS])
 def test_a_byte_that_changed_on_the_disk_is_found_and_nothing_announced(
     push: Callable[..., Pushed], verified: Callable[[], Verification], server: StrictStorage,
@@ -697,6 +701,7 @@ def test_the_command_needs_a_bucket_that_answers(
     assert "Go on with" in said
 
 
+@pytest.mark.slow
 def test_pushing_needs_neither_torch_nor_numpy(weights: Path, url: str) -> None:
     code = PUSH % PART + "\nprint(*{'torch', 'numpy', 'flask', 'diffusers'} & set(sys.modules))"
     ended = subprocess.run(

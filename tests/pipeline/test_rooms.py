@@ -126,6 +126,7 @@ def test_a_file_of_many_slots_comes_whole_through_few(
     assert 0 < courier.most_taken <= SLOTS
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_for_while_all_slots_are_taken(octets: Octets) -> None:
     handed: list[int] = []
     memory = np.zeros(SLOTS * SLOT, np.uint8)

@@ -87,6 +87,7 @@ def test_every_type_that_may_be_drawn_with_is_tried_here() -> None:
     assert {each.name for each in EVERY_TYPE} == DRAWABLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("naming", Naming)
 def test_a_file_may_mix_types(
@@ -128,6 +129,7 @@ def test_what_is_plain_is_a_view_as_well_where_it_is_computed_in(tmp_path: Path)
     assert {name: each.data_ptr() for name, each in model.named_parameters()} == places
 
 
+@pytest.mark.slow
 def test_the_bytes_live_as_long_as_the_model_and_no_longer(tmp_path: Path) -> None:
     header, tensors = opened(write_transformer(tmp_path, a_transformer(Naming.ORIGINAL)))
     arena = weakref.ref(next(iter(tensors.values())).untyped_storage())
@@ -170,6 +172,7 @@ def test_a_prefix_before_every_name_changes_nothing(tmp_path: Path, naming: Nami
     assert differing(prefixed, without) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("naming", Naming)
 @pytest.mark.parametrize("stored_as", [Type.BF16, Type.F16], ids=lambda each: each.name)
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -134,6 +134,7 @@ def put_until(root: Path, last_step: int) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_step_does_no_harm(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")  # this process may have threads
     killed, step, ended = 0, 0, None

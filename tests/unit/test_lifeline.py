@@ -33,6 +33,8 @@ STUBBORN = """
 import signal, sys, time; from pathlib import Path
 signal.signal(signal.SIGTERM, signal.SIG_IGN); Path(sys.argv[1]).touch(); time.sleep(600)
 """
+pytestmark = pytest.mark.slow
+
 NO_KERNEL = "import sys; sys.platform = 'elsewhere'; "
 UNBROKEN = "yes"  # the child keeps the pipe's other end, so that only the kernel tells it
 
