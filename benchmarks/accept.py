@@ -9,7 +9,6 @@ from benchmarks.load import post_jobs
 from benchmarks.report import Figure
 from benchmarks.servers import bare_flask, the_api
 from shared.settings import Settings
-from worker.pipeline.tiny import make_tiny_weights
 
 ROUNDS, SECONDS, THREADS = 3, 4.0, 8
 DOCUMENT = "x" * 1500  # bytes; about what a job's document takes
@@ -18,7 +17,6 @@ DOCUMENT = "x" * 1500  # bytes; about what a job's document takes
 def measure(folder: Path) -> list[Figure]:
     """Take turns between the three, so that a noisy machine disturbs all alike."""
     settings = Settings(data=folder / "data")
-    make_tiny_weights(settings.weights_directory)
     illo, flask, commits = [], [], []
     with bare_flask(settings) as bare, the_api(settings) as api:
         for url in (bare, api):

@@ -28,7 +28,6 @@ from shared.jobs import Terms, claim
 from shared.messages import Wake
 from shared.settings import Settings, child_environment
 from shared.wiring import open_backends
-from worker.pipeline.tiny import make_tiny_weights
 
 STARTS, CALLS, WARM = 5, 200, 10
 PATIENCE = 30.0  # seconds
@@ -41,7 +40,6 @@ def measure(folder: Path) -> list[Figure]:
     if faults := missing():
         raise SystemExit("the emulators are missing:\n" + "\n".join(faults))
     local = Settings(data=folder / "data")
-    make_tiny_weights(local.weights_directory)
     with _deployment(folder, local) as (settings, key):
         figures = _starts("embedded", local, None)
         figures += _starts("gcp", settings, key)

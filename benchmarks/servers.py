@@ -14,6 +14,7 @@ from pathlib import Path
 import urllib3
 
 from shared.settings import Settings, child_environment
+from worker.pipeline.tiny import make_tiny_weights
 
 STARTS_WITHIN = 60.0
 
@@ -53,10 +54,12 @@ def the_api(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def all_of_illo(data: Path) -> Iterator[str]:
-    """Serve everything, as `illo up` does."""
+    """Serve everything, as `illo up` does, with weights that draw as fast as any."""
+    weights = data.with_name("random-weights")
+    make_tiny_weights(weights)
     program = subprocess.Popen(
         [sys.executable, "-c", "from deploy.cli import main; main()", "up", "--json", "--port", "0",
-         "--data", str(data)],
+         "--data", str(data), "--weights", str(weights)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:

@@ -82,9 +82,6 @@ def weights_found(settings: Settings) -> Iterator[Finding]:
         yield from _bucket_found(settings)
         return
     directory = settings.weights_directory
-    if settings.weights == "tiny" and not (directory / "manifest.json").exists():
-        yield note("weights", f"tiny; `illo up` makes them in {directory}")
-        return
     from worker.pipeline.weights.inspect import inspect_weights
 
     try:

@@ -1,24 +1,16 @@
-"""What must be so before `illo up` starts its programs: address, port, push key and weights."""
+"""What must be so before `illo up` starts its programs: weights, address, port and push key."""
 
 import socket
 import time
 from collections.abc import Callable
 
-from deploy.children import Nursery, Role
-from deploy.program_logs import last_complaint
-from shared.errors import BadSettings, WeightsError, WeightsMissing
+from shared.errors import BadSettings, WeightsError
 from shared.requirements import require_loopback
 from shared.scenes import Weights
 from shared.settings import Settings
-from shared.signals import EndWishes
 
 PORT_FREE_WITHIN = 6.0  # seconds; another program may be ending
 LOOK_EVERY = 0.05
-
-_TINY = (
-    "import sys; from pathlib import Path; from worker.pipeline.tiny import make_tiny_weights; "
-    "make_tiny_weights(Path(sys.argv[1]))"
-)
 
 
 def free_ports(count: int) -> list[int]:
@@ -30,16 +22,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def require_usable(settings: Settings) -> Weights | None:
-    """Say which weights will be drawn with; None means tiny ones that have yet to be made.
+def require_usable(settings: Settings) -> Weights:
+    """Say which weights will be drawn with.
 
     Raises BadSettings if nothing could be drawn with these settings, or others could reach it.
     """
     from shared.wiring import served_weights
 
     require_loopback(settings)
-    if settings.weights == "tiny" and not (settings.weights_directory / "manifest.json").exists():
-        return None
     try:
         return served_weights(settings)
     except WeightsError as error:
@@ -69,38 +59,6 @@ def make_push_key(settings: Settings) -> None:
     from shared.embedded.push_keys import make_push_key
 
     make_push_key(settings.data / "push-key.pem")
-
-
-def make_tiny_weights(
-    settings: Settings, nursery: Nursery, wishes: EndWishes, say: Callable[[str], None]
-) -> None:
-    """Make the tiny weights if they are wanted and missing; raises WeightsMissing.
-
-    A child makes them, so that this program never carries what makes them.
-    """
-    if settings.weights != "tiny":
-        return
-    directory = settings.weights_directory
-    if (directory / "manifest.json").exists():
-        return
-    say("making tiny weights, once for this folder")
-    maker = nursery.start(
-        Role(
-            kind="weights",
-            name="weights",
-            code=_TINY,
-            settings=settings,
-            arguments=[str(directory)],
-        )
-    )
-    while maker.poll() is None:
-        if wishes.heard:
-            maker.kill()
-        time.sleep(LOOK_EVERY)
-    if maker.returncode and not wishes.heard:
-        log = nursery.logs / "weights.log"
-        why = last_complaint(log)
-        raise WeightsMissing(f"the tiny weights could not be made; see {log}\n{why}".rstrip())
 
 
 def _why_taken(settings: Settings) -> str | None:

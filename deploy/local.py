@@ -16,7 +16,7 @@ from deploy.children import Child, Nursery, Role
 from deploy.client import is_healthy
 from deploy.folder import occupied, write_run_file
 from deploy.footing import Footing
-from deploy.ground import api_port, free_ports, make_push_key, make_tiny_weights, require_usable
+from deploy.ground import api_port, free_ports, make_push_key, require_usable
 from deploy.lifeline import Lifeline
 from deploy.program_logs import last_complaint, rotate_logs
 from shared.errors import ServiceUnreachable
@@ -71,8 +71,7 @@ def run_here(
     Call it from the main thread. With `mishaps`, which may be none, it stands on emulators.
     `announce` is called once, when the API answers, and `draining` when the end is wished. Raises
     BadSettings before anything is made if nothing could be drawn or the keys cannot be read,
-    DataInUse, WeightsMissing if the tiny ones cannot be made, or ServiceUnreachable if the API or
-    an emulator does not come up.
+    DataInUse, or ServiceUnreachable if the API or an emulator does not come up.
     """
     require_usable(settings)
     require_keys(settings)
@@ -82,7 +81,6 @@ def run_here(
         settings = settings.model_copy(update={"port": api_port(settings, say)})
         rotate_logs(logs)
         nursery = Nursery(lifeline=lifeline, lock=lock, logs=logs, verbose=verbose)
-        make_tiny_weights(settings, nursery, wishes, say)
         with (
             _footing(settings, mishaps, say) as footing,
             _children(footing, nursery, wishes) as all,

@@ -36,6 +36,7 @@ WORLDS_OWN = frozenset(
         "STORAGE_EMULATOR_HOST",
     }
 )
+SMALL_ARTIST = Path(__file__).with_name("small_artist")  # what `tiny` means
 GOOGLES_CERTIFICATES = "https://www.googleapis.com/oauth2/v1/certs"
 
 
@@ -77,7 +78,7 @@ class Settings(BaseModel):
     weights: str = Field(
         "tiny",
         min_length=1,
-        description="`tiny`, made on the spot, a weights directory, or gs://bucket/prefix.",
+        description="`tiny`, the small artist that illo brings; a folder; or gs://bucket/prefix.",
     )
     residency: Residency = Field(
         Residency.AUTO, description="Where the models lie: auto, resident, stream-t5 or offload."
@@ -206,7 +207,7 @@ class Settings(BaseModel):
 
     @property
     def weights_directory(self) -> Path:
-        """The folder of weights that lie on this machine; the tiny ones are made inside DATA.
+        """The folder of weights that lie on this machine; the tiny ones come with illo.
 
         Raises WeightsMissing where a bucket has them.
         """
@@ -215,7 +216,7 @@ class Settings(BaseModel):
                 f"ILLO_WEIGHTS: {self.weights} is no folder of this machine; copy them here, and "
                 "name the folder"
             )
-        return self.data / "weights" / "tiny" if self.weights == "tiny" else Path(self.weights)
+        return SMALL_ARTIST if self.weights == "tiny" else Path(self.weights)
 
     @property
     def weights_bucket(self) -> CloudFolder | None:

@@ -18,7 +18,7 @@ Go on with:
   {up:44}  # the service, until Ctrl-C
   {batch:44}  # in another terminal: this story again
   curl http://127.0.0.1:8080/v1/jobs -H 'Content-Type: application/json' \\
-       -d '{{"prompt": "Mia flies a kite", "width": 512, "height": 384}}'
+       -d '{{"prompt": "a round red creature in the snow", "width": 160, "height": 112}}'
   curl http://127.0.0.1:8080/v1/jobs        # how it stands"""
 
 
@@ -59,15 +59,13 @@ def _require_story(story: Path) -> None:
 def _weights() -> str:
     from deploy.demo import demo_environment
     from deploy.ground import require_usable
-    from shared.requirements import require_loopback
     from shared.settings import Settings, process_environment
 
     settings = Settings.read(demo_environment(process_environment()))
-    if settings.weights == "tiny":
-        require_loopback(settings)
-        return "tiny weights: they know nothing, so the pictures are abstract"
     found = require_usable(settings)
-    return f"the weights in {settings.weights}" + (f": {found.label}" if found else "")
+    if settings.weights == "tiny":
+        return f"the small artist that illo brings, {found.label}"
+    return f"the weights in {settings.weights}: {found.label}"
 
 
 def _tell(scenes: "list[DrawnScene]", story: Path, out: Path) -> None:

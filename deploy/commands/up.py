@@ -128,7 +128,12 @@ def _run(
 def welcome(running: "Running", settings: "Settings", *, kept: str) -> str:
     """Say where the service is, and what can be done with it."""
     url, out = running.url, ("-o", "out/")
-    draw = command_line("draw", "Mia hides under the bed", "-r", "examples/mia.png", *out, url=url)
+    size: tuple[str, ...] = ()
+    sides = ""
+    if settings.weights == "tiny":  # the sizes that the small artist was taught
+        size, sides = ("--size", "160x112"), ', "width": 160, "height": 112'
+    draw = command_line("draw", "Mia in a storm", "-r", "examples/mia.png", *size, *out, url=url)
+    body = f'{{"prompt": "a red creature in the snow"{sides}}}'
     keyed = running.key is not None or settings.keys is not None
     key = f"  export ILLO_KEY={running.key or '…   # one of your keys'}\n" if keyed else ""
     bearer = ' -H "Authorization: Bearer $ILLO_KEY"' if keyed else ""
@@ -138,7 +143,7 @@ illo is ready at {url}   (weights: {settings.weights}; jobs are kept {kept})
 
 {key}  {draw}
   {command_line("batch", "examples/storm.yaml", *out, url=url)}
-  curl {url}/v1/jobs{bearer} -H 'Content-Type: application/json' -d '{{"prompt": "a red kite"}}'
+  curl {url}/v1/jobs{bearer} -H 'Content-Type: application/json' -d '{body}'
   curl {url}/v1/queue{bearer}
 
 Each worker tells its figures at:{figures}

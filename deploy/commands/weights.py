@@ -1,4 +1,4 @@
-"""`illo weights`: make the tiny ones, or say what weights are and what is wrong with them.
+"""`illo weights`: copy the tiny ones, or say what weights are and what is wrong with them.
 
 What makes, verifies and pushes others has files of its own.
 """
@@ -16,6 +16,7 @@ from deploy.commands.verify import verify
 from deploy.console import Ending, print_json, say, speaks_json
 
 if TYPE_CHECKING:
+    from shared.manifest import Manifest
     from worker.pipeline.weights.inspect import Inspection
 
 DIGESTED_BELOW = 10**9  # bytes; that takes a second or two
@@ -34,20 +35,29 @@ weights.add_command(train_tiny)
 
 @weights.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--random", is_flag=True, help="Weights that know nothing, of 1 MB: for tests.")
 @speaks_json
-def tiny(directory: Path, as_json: bool) -> int:
-    """Make the tiny weights in DIRECTORY: the true layout in 1 MB."""
+def tiny(directory: Path, random: bool, as_json: bool) -> int:
+    """Put the small artist that illo brings into DIRECTORY, in the full size's layout."""
+    from shared.settings import SMALL_ARTIST
+    from worker.pipeline.weights.copying import copy_weights
+
     try:
-        from worker.pipeline.tiny import make_tiny_weights
+        manifest = _random_ones(directory) if random else copy_weights(SMALL_ARTIST, directory)
     except ModuleNotFoundError as error:
         say(f"illo: {error.name} is not installed; install illo with its worker: illo[worker]")
         return Ending.WRONG_USE
-    manifest = make_tiny_weights(directory)
     if as_json:
         print_json({"path": str(directory), "label": manifest.label, "sha256": manifest.sha256})
     else:
         click.echo(f"{directory}: {manifest.label}")
     return Ending.DONE
+
+
+def _random_ones(directory: Path) -> "Manifest":
+    from worker.pipeline.tiny import make_tiny_weights
+
+    return make_tiny_weights(directory)
 
 
 @weights.command()

@@ -46,8 +46,8 @@ def stored_file(data: Path, content: bytes) -> Path:
     return found[0]
 
 
-def test_what_failed_is_drawn_again_and_nothing_else(tmp_path: Path) -> None:
-    with running(tmp_path / "data", sweep_seconds="0.5") as service:
+def test_what_failed_is_drawn_again_and_nothing_else(tmp_path: Path, weights: str) -> None:
+    with running(tmp_path / "data", weights=weights, sweep_seconds="0.5") as service:
         good, bad = service.upload(a_picture("gold")), service.upload(a_picture("navy"))
         file = stored_file(service.data, service.request("GET", f"/v1/assets/{bad}/content").data)
         whole = file.read_bytes()
@@ -113,8 +113,10 @@ def _two_at_once_share_no_take(service: Service, batch: str, path: str) -> None:
     completed(service, batch)
 
 
-def test_five_thousand_scenes_are_expanded_through_a_killed_api(tmp_path: Path) -> None:
-    with running(tmp_path / "data", sweep_seconds="0.5") as service:
+def test_five_thousand_scenes_are_expanded_through_a_killed_api(
+    tmp_path: Path, weights: str
+) -> None:
+    with running(tmp_path / "data", weights=weights, sweep_seconds="0.5") as service:
         scenes = [{"key": f"s{i:04}", "prompt": f"Scene {i}"} for i in range(5000)]
         body = {"title": "Long", "defaults": SMALL, "scenes": scenes}
         batch = service.post("/v1/batches", body, key="long")["id"]

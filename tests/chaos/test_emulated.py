@@ -21,10 +21,10 @@ QUICK = {"lease_seconds": "6", "heartbeat_seconds": "1.5", "sweep_seconds": "1"}
 
 
 def test_sixty_jobs_and_a_batch_survive_killed_workers_and_faulty_delivery(
-    tmp_path: Path,
+    tmp_path: Path, weights: str
 ) -> None:
     data = tmp_path / "data"
-    with running(data, *ON_EMULATORS, *MISHAPS, **QUICK) as service:
+    with running(data, *ON_EMULATORS, *MISHAPS, weights=weights, **QUICK) as service:
         ids = [
             service.post("/v1/jobs", a_wish(20, seed), f"job-{seed}")["id"] for seed in range(JOBS)
         ]

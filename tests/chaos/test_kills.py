@@ -36,8 +36,10 @@ def slow_enough(service: Service) -> dict[str, Any]:
     return {"steps": min(100, ceil(100 * runs / count)), "count": count}
 
 
-def test_sixty_jobs_survive_five_killed_workers_and_two_killed_apis(tmp_path: Path) -> None:
-    with running(tmp_path / "data", **QUICK) as service:
+def test_sixty_jobs_survive_five_killed_workers_and_two_killed_apis(
+    tmp_path: Path, weights: str
+) -> None:
+    with running(tmp_path / "data", weights=weights, **QUICK) as service:
         wish = slow_enough(service)
         ids, broken = _submit_while_the_api_is_killed(service, wish)
         assert len(set(ids)) == JOBS
@@ -128,9 +130,9 @@ def _every_job_was_committed_once(jobs: list[dict[str, Any]], killed: list[str])
 
 
 def test_a_job_that_always_kills_its_worker_fails_and_those_behind_it_succeed(
-    tmp_path: Path,
+    tmp_path: Path, weights: str
 ) -> None:
-    with running(tmp_path / "data", **QUICK) as service:
+    with running(tmp_path / "data", weights=weights, **QUICK) as service:
         wish = slow_enough(service)
         poison = service.post("/v1/jobs", {**a_wish(1), **wish})["id"]
         behind = [service.post("/v1/jobs", a_wish(4, seed))["id"] for seed in range(5)]
@@ -151,9 +153,9 @@ def test_a_job_that_always_kills_its_worker_fails_and_those_behind_it_succeed(
         assert {service.ended(id)["status"] for id in behind} == {"succeeded"}
 
 
-def test_any_process_may_be_killed_at_any_time(tmp_path: Path) -> None:
+def test_any_process_may_be_killed_at_any_time(tmp_path: Path, weights: str) -> None:
     dice = random.Random(7)
-    with running(tmp_path / "data", **QUICK) as service:
+    with running(tmp_path / "data", weights=weights, **QUICK) as service:
         ids = [
             service.post("/v1/jobs", a_wish(40, seed), key=f"any-{seed}")["id"]
             for seed in range(12)

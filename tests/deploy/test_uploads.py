@@ -17,6 +17,7 @@ UPLOADED, SENT = (ROOT / ".gcloudignore").read_text(), (ROOT / ".dockerignore").
 KEPT = (ROOT / ".gitignore").read_text()
 README = (ROOT / "deploy/README.md").read_text()
 # What deploy/README.md makes or asks for in the repository's folder, and what illo leaves there.
+ARTISTS = ("shared/small_artist/transformer/model.gguf", "shared/small_artist/manifest.json")
 LEFT_LYING = (
     ".env", ".git/config", ".venv/bin/python", "FLUX.1-Kontext-dev/vae/config.json",
     "data/illo.sqlite", "deploy/terraform/terraform.tfvars", "flux1-kontext-dev-Q8_0.gguf",
@@ -38,7 +39,7 @@ def gcloud() -> str:
 
 def uploaded(gcloud: str, folder: Path, ignore: str | None) -> set[str]:
     """Ask gcloud what it would upload of a folder that has what is read, and what is not."""
-    listed = {*NAMES, *COPIED, ".dockerignore", "worker/main.py", "shared/gcp/weights.py"}
+    listed = {*NAMES, *COPIED, *ARTISTS, ".dockerignore", "worker/main.py", "shared/gcp/weights.py"}
     files = [*LEFT_LYING, *(name for name in listed if not (ROOT / name).is_dir())]
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +69,14 @@ def test_a_build_gets_what_it_reads_and_nothing_that_lies_beside_it(
     found = uploaded(gcloud, folder, UPLOADED)
     read = {name for name in COPIED if not (ROOT / name).is_dir()}
     assert found >= {*NAMES, *read, ".dockerignore", "worker/main.py", "shared/gcp/weights.py"}
+    assert found >= {*ARTISTS}, "illo's own weights"
     assert not found & set(LEFT_LYING)
 
 
 @pytest.mark.slow
 def test_weights_and_keys_stay_also_by_what_git_leaves_out(gcloud: str, folder: Path) -> None:
     found = uploaded(gcloud, folder, None)
-    assert "worker/main.py" in found
+    assert found >= {"worker/main.py", *ARTISTS}
     assert found & set(LEFT_LYING) <= {".env"}
 
 
@@ -86,7 +88,7 @@ def test_a_line_that_is_left_out_is_noticed(gcloud: str, folder: Path, line: str
 
 
 def test_as_much_is_uploaded_as_an_engine_is_sent() -> None:
-    let_in = set(re.findall(r"^!/(.*)$", UPLOADED, re.MULTILINE))
+    let_in = set(re.findall(r"^!/([^*\n]*)$", UPLOADED, re.MULTILINE))
     assert let_in == {*re.findall(r"^!(.*)$", SENT, re.MULTILINE), *NAMES, ".dockerignore"}
 
 

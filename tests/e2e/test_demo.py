@@ -56,7 +56,7 @@ def test_the_demo_draws_every_scene_in_its_size_and_leaves_nothing_running(tmp_p
     assert all(key in shown for key in sizes_in(STORY))
     assert re.search(r"drawing p\d-", said), "which scene is drawn is told while it is"
     assert "illo up" in shown
-    assert "tiny weights" in said
+    assert "the small artist" in said
     assert "draining" not in said  # nobody is there to press Ctrl-C once more
     assert programs_of(demo.pid) == []
 

@@ -12,9 +12,7 @@ from gunicorn.config import Config
 
 from api.gunicorn_server import options
 from shared.settings import Settings
-from tests.http.test_serving import Served, folder, serving
-
-__all__ = ["folder"]
+from tests.http.test_serving import Served, serving
 
 PROGRAM = "api.gunicorn_server"
 LONGEST_POLL = 60  # seconds; docs/http-api
@@ -71,8 +69,8 @@ UNREADABLE = {
 }
 
 
-def test_what_cannot_be_read_is_refused_in_plain_text_and_repeated_nowhere(folder: Path) -> None:
-    with serving(folder, PROGRAM, ILLO_LOG_LEVEL="debug") as served:
+def test_what_cannot_be_read_is_refused_in_plain_text_and_repeated_nowhere(tmp_path: Path) -> None:
+    with serving(tmp_path, PROGRAM, ILLO_LOG_LEVEL="debug") as served:
         port = served.event("listening")["port"]
         for what, (head, status) in UNREADABLE.items():
             told = answer_to(port, head)
@@ -85,36 +83,36 @@ def test_what_cannot_be_read_is_refused_in_plain_text_and_repeated_nowhere(folde
     assert "hush" not in str(rest).lower()
 
 
-def test_a_path_of_two_slashes_is_found_as_little_as_elsewhere(folder: Path) -> None:
+def test_a_path_of_two_slashes_is_found_as_little_as_elsewhere(tmp_path: Path) -> None:
     request = b"GET //v1/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     told = []
     for program in ("api.main", PROGRAM):
-        with serving(folder, program) as served:
+        with serving(tmp_path, program) as served:
             answer = answer_to(served.event("listening")["port"], request)
             told.append((answer.split()[1], answer.split(b'"instance":')[1].split(b",")[0]))
     assert told == [(b"404", b'"/./v1/jobs"')] * 2
 
 
-def test_nothing_that_a_caller_says_of_itself_is_believed(folder: Path) -> None:
+def test_nothing_that_a_caller_says_of_itself_is_believed(tmp_path: Path) -> None:
     forged = {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "https", "Script_Name": "/v1"}
-    with serving(folder, PROGRAM) as served:
+    with serving(tmp_path, PROGRAM) as served:
         caller = http.client.HTTPConnection("127.0.0.1", served.event("listening")["port"])
         caller.request("GET", "/healthz", headers=forged)
         assert caller.getresponse().status == 200
 
 
-def test_the_environment_of_gunicorn_has_no_say(folder: Path) -> None:
-    (folder / "gunicorn.conf.py").write_text("raise SystemExit(9)")
+def test_the_environment_of_gunicorn_has_no_say(tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text("raise SystemExit(9)")
     told = {"GUNICORN_CMD_ARGS": "--workers=3", "WEB_CONCURRENCY": "3"}
-    with serving(folder, PROGRAM, **told) as served:
+    with serving(tmp_path, PROGRAM, **told) as served:
         served.event("listening")
         children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
         assert len(children.read_text().split()) == 1
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced(folder: Path) -> None:
-    with serving(folder, PROGRAM) as served:
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path, PROGRAM) as served:
         port = served.event("listening")["port"]
         children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
         os.kill(int(children.read_text()), signal.SIGKILL)
@@ -125,9 +123,9 @@ def test_a_killed_worker_is_replaced(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_caller_that_falls_silent_keeps_no_thread(folder: Path) -> None:
+def test_a_caller_that_falls_silent_keeps_no_thread(tmp_path: Path) -> None:
     silence = f"import {PROGRAM} as server; server.SILENCE_SECONDS = 1; server.main()"
-    with serving(folder, PROGRAM, code=silence, ILLO_HTTP_THREADS="2") as served:
+    with serving(tmp_path, PROGRAM, code=silence, ILLO_HTTP_THREADS="2") as served:
         port = served.event("listening")["port"]
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
         for caller in silent:
@@ -139,11 +137,11 @@ def test_a_caller_that_falls_silent_keeps_no_thread(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_body_that_stops_coming_is_the_callers_fault(folder: Path) -> None:
+def test_a_body_that_stops_coming_is_the_callers_fault(tmp_path: Path) -> None:
     silence = f"import {PROGRAM} as server; server.SILENCE_SECONDS = 1; server.main()"
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for length in (b"Content-Length: 99\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"):
-        with serving(folder, PROGRAM, code=silence) as served:
+        with serving(tmp_path, PROGRAM, code=silence) as served:
             told = answer_to(served.event("listening")["port"], head + length)
             rest = ended(served)
         assert told.startswith(b"HTTP/1.1 400 ")

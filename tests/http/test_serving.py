@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from shared.errors import BadSettings
-from shared.manifest import Expects, Manifest, write_manifest
 from shared.requirements import require_loopback
 from shared.settings import Settings
 
@@ -64,18 +63,9 @@ def program(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    weights = tmp_path / "weights" / "tiny"
-    weights.mkdir(parents=True)
-    expects = Expects(in_channels=64, blocks=(2, 2), inner_dim=64)
-    write_manifest(weights, Manifest(label="tiny", files=(), expects=expects))
-    return tmp_path
-
-
-def test_it_tells_its_port_answers_and_ends_at_a_signal(folder: Path, program: str) -> None:
+def test_it_tells_its_port_answers_and_ends_at_a_signal(tmp_path: Path, program: str) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
-        with serving(folder, program) as served:
+        with serving(tmp_path, program) as served:
             port = served.event("listening")["port"]
             caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             caller.request("GET", "/readyz")
@@ -85,8 +75,8 @@ def test_it_tells_its_port_answers_and_ends_at_a_signal(folder: Path, program: s
             assert served.process.wait(30) == 0
 
 
-def test_a_request_that_waits_is_answered_before_the_end(folder: Path, program: str) -> None:
-    with serving(folder, program) as served:
+def test_a_request_that_waits_is_answered_before_the_end(tmp_path: Path, program: str) -> None:
+    with serving(tmp_path, program) as served:
         port = served.event("listening")["port"]
         caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         body, kind = json.dumps({"prompt": "a secret"}), {"Content-Type": "application/json"}
@@ -116,9 +106,9 @@ def test_a_request_that_waits_is_answered_before_the_end(folder: Path, program: 
     ids=["gzip", "identity", "thousands of digits", "negative"],
 )
 def test_a_body_that_cannot_be_read_is_the_callers_fault(
-    folder: Path, program: str, header: str
+    tmp_path: Path, program: str, header: str
 ) -> None:
-    with serving(folder, program) as served:
+    with serving(tmp_path, program) as served:
         port = served.event("listening")["port"]
         with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
             caller.sendall(
@@ -127,16 +117,16 @@ def test_a_body_that_cannot_be_read_is_the_callers_fault(
             assert caller.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def test_what_a_thread_cannot_send_at_once_is_sent_in_full(folder: Path, program: str) -> None:
-    with serving(folder, program) as served:
+def test_what_a_thread_cannot_send_at_once_is_sent_in_full(tmp_path: Path, program: str) -> None:
+    with serving(tmp_path, program) as served:
         port = served.event("listening")["port"]
         caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         caller.request("GET", "/openapi.json")
         assert json.loads(caller.getresponse().read())["openapi"] == "3.1.0"
 
 
-def test_prompts_and_queries_reach_no_log(folder: Path, program: str) -> None:
-    with serving(folder, program, ILLO_LOG_LEVEL="debug") as served:
+def test_prompts_and_queries_reach_no_log(tmp_path: Path, program: str) -> None:
+    with serving(tmp_path, program, ILLO_LOG_LEVEL="debug") as served:
         port = served.event("listening")["port"]
         caller = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         kind = {"Content-Type": "application/json", "Idempotency-Key": "hush-key"}
@@ -154,7 +144,7 @@ def test_prompts_and_queries_reach_no_log(folder: Path, program: str) -> None:
 
 
 def test_without_weights_it_does_not_start(tmp_path: Path, program: str) -> None:
-    with serving(tmp_path, program) as served:
+    with serving(tmp_path, program, ILLO_WEIGHTS=str(tmp_path)) as served:
         reason = served.event("cannot start")["reason"]
         assert "manifest.json" in reason
         assert served.process.wait(30) == 3
@@ -179,8 +169,8 @@ def test_without_keys_it_does_not_listen_for_others(host: str) -> None:
         require_loopback(Settings.model_validate({"host": host}))
 
 
-def test_a_caller_that_sends_no_http_is_sent_away(folder: Path, program: str) -> None:
-    with serving(folder, program) as served:
+def test_a_caller_that_sends_no_http_is_sent_away(tmp_path: Path, program: str) -> None:
+    with serving(tmp_path, program) as served:
         port = served.event("listening")["port"]
         with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
             caller.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")

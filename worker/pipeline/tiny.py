@@ -1,7 +1,5 @@
 """Make the tiny weights: the true layout of a weights directory in 1 MB, from a seed."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +31,7 @@ from worker.pipeline.tiny_tokenizers import (
 from worker.pipeline.weights.flux_names import diffusers_rows
 from worker.pipeline.weights.flux_shapes import Naming, expected_shapes
 from worker.pipeline.weights.t5_names import transformers_names
+from worker.pipeline.weights.whole_folder import whole_folder
 
 # Raise the number when the weights change: the label tells one tiny model from the other.
 LABEL = "illo-tiny-2"
@@ -56,22 +55,16 @@ def make_tiny_weights(
     label = LABEL if seed == 0 else f"{LABEL}-seed-{seed}"
     label += "" if packed_t5 else "-plain-t5"
     label += "" if naming is Naming.DIFFUSERS else f"-{naming}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
     if directory.is_dir() and any(directory.iterdir()):
         return _existing(directory, label)
-    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        manifest = _fill(made, label, seed, packed_t5, naming)
-        made.chmod(0o755)
-        made.rename(directory)
+        with whole_folder(directory) as made:
+            return _fill(made, label, seed, packed_t5, naming)
     except OSError:
         # another process was first, and its weights are the same bytes
         if directory.is_dir() and any(directory.iterdir()):
             return _existing(directory, label)
         raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return manifest
 
 
 def _existing(directory: Path, label: str) -> Manifest:

@@ -3,8 +3,6 @@
 The directory appears complete or not at all.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +21,7 @@ from worker.pipeline.weights.placing import (
     require_room,
     share,
 )
+from worker.pipeline.weights.whole_folder import whole_folder
 
 MAX_LABEL = 128  # characters
 
@@ -59,17 +58,11 @@ def prepare_weights(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise WrongWeights(f"{directory}: holds something already; choose a new directory")
     judged = judge(find_parts(transformer, encoder, folder), folder, label)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
+    with whole_folder(directory) as made:
         prepared = _fill(made, judged, way, on_file)
         # what would be refused later is refused now
         if problem := inspect_weights(made).problem:
             raise WeightsDamaged(problem.replace(str(made), str(directory)))
-        made.chmod(0o755)
-        made.rename(directory)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return replace(prepared, directory=directory)
 
 
