@@ -36,7 +36,7 @@ bench: install
 	$(BIN)/python -m benchmarks $(ONLY)
 
 fidelity: install
-	$(BIN)/pytest -m fidelity
+	$(BIN)/pytest -m fidelity -s
 
 images: install
 	deploy/images/build

@@ -105,6 +105,7 @@ def test_a_sheet_shows_each_setting_beside_the_reference(weights: Path) -> None:
     [sheet] = workbench_of(weights).glob("sheet-*.png")
     with Image.open(sheet) as opened:
         assert opened.size == ((128 + sketch.GAP) * (len(Setting) + 1), 128 + sketch.GAP)
+    assert (workbench_of(weights) / "losses.svg").read_text().count("<polyline") >= 2
 
 
 def test_the_average_is_what_is_written_of_each_model(weights: Path) -> None:

@@ -8,12 +8,13 @@ import torch
 
 from shared.manifest import Manifest
 from worker.pipeline.artist.album import fill_album, open_album
+from worker.pipeline.artist.curve import draw_curve
 from worker.pipeline.artist.export import export, refuse_others
 from worker.pipeline.artist.flow_training import make_tokenizers, taught_reader, train_flow
 from worker.pipeline.artist.shapes import Reader
 from worker.pipeline.artist.sketch import assembled, draw_sheet
 from worker.pipeline.artist.vae_training import OnStep, quality, taught_vae, train_vae
-from worker.pipeline.artist.workbench import Beginning, Workbench
+from worker.pipeline.artist.workbench import LOSSES, Beginning, Workbench
 
 VAE_SHARE = 0.25  # of the minutes; what drawing and encoding take comes on top
 STORIES = 2700  # of five pictures each: more than a CPU sees often in an hour
@@ -67,6 +68,7 @@ def train(
     def show(reader: Reader, step: int) -> None:
         path = bench.folder / f"sheet-{step}.png"
         draw_sheet(assembled(vae, reader, tokenizers), path)
+        draw_curve(bench.folder / LOSSES, bench.folder / "losses.svg")
         on_sheet(path)
 
     train_flow(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from shared.errors import WrongWeights
 
+LOSSES = "losses.jsonl"
 SAVE_EVERY = 60  # seconds: that much is lost at most
 
 
@@ -88,7 +89,7 @@ class Workbench:
     def note(self, phase: str, stand: Stand, measured: Mapping[str, float]) -> None:
         """Add a line to the losses."""
         line = {"phase": phase, **asdict(stand), **measured}
-        with (self.folder / "losses.jsonl").open("a", encoding="utf-8") as opened:
+        with (self.folder / LOSSES).open("a", encoding="utf-8") as opened:
             opened.write(json.dumps(line) + "\n")
 
 

@@ -1,0 +1,146 @@
+"""What the small artist draws is what was asked for: scored beside controls and planted faults.
+
+Bounds lie below what was measured (docs/small-artist.md has it all), far above chance.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from shared.settings import SMALL_ARTIST
+from tests.fidelity.cases import another_scene, both, drawn_with, nothing, there_and_back
+from tests.fidelity.faults import FAULTS
+from tests.fidelity.measuring import Score, draw_all, judged, score
+from tests.fidelity.orders import Order, orders, shuffled
+from worker.pipeline.artist.characters import Eyes, hue_distance
+from worker.pipeline.artist.judge import Judge
+from worker.pipeline.kontext import Kontext
+from worker.pipeline.start import begin
+
+pytestmark = [pytest.mark.fidelity, pytest.mark.timeout(3600)]
+
+STEPS, TOGETHER = 16, 12
+ASKED = orders(408)
+SOME = ASKED[:204]
+FEW = ASKED[:96]
+SEEDS = 24
+BOUNDS = {"colour": 0.97, "all_four": 0.85, "setting": 0.95}
+
+
+@pytest.fixture(scope="module")
+def kontext() -> Kontext:
+    """A worker's pipeline with the weights that illo brings."""
+    return Kontext(begin(SMALL_ARTIST, device="cpu", together=TOGETHER), threads=2)
+
+
+@pytest.fixture(scope="module")
+def told(judge: Judge) -> Callable[[str, Sequence[Order], Sequence[object]], Score]:
+    """Score pictures, and add a line to the table of the document."""
+    print("\n" + "".join(f"{field.name:>11}" for field in fields(Score)))
+
+    def tell(case: str, asked: Sequence[Order], pictures: Sequence[object]) -> Score:
+        found = score(asked, pictures, judge)  # type: ignore[arg-type]
+        print("".join(f"{value:11.3f}" for value in astuple(found)), f" {case}, of {len(asked)}")
+        return found
+
+    return tell
+
+
+@pytest.fixture(scope="module")
+def right(kontext: Kontext, told: Callable[..., Score]) -> Score:
+    return told(f"as asked, {STEPS} steps", ASKED, drawn_with(kontext, ASKED, steps=STEPS))
+
+
+def test_the_character_is_that_of_the_reference(right: Score) -> None:
+    assert right.colour >= BOUNDS["colour"]
+    assert right.all_four >= BOUNDS["all_four"]
+    assert right.hue_error < 10
+
+
+def test_the_setting_is_that_of_the_prompt(right: Score) -> None:
+    assert right.setting >= BOUNDS["setting"]
+
+
+def test_computing_in_half_precision_costs_little(told: Callable[..., Score], right: Score) -> None:
+    half = Kontext(
+        begin(SMALL_ARTIST, device="cpu", dtype=torch.bfloat16, together=TOGETHER), threads=2
+    )
+    found = told("computed in bfloat16", SOME, drawn_with(half, SOME, steps=STEPS))
+    assert found.all_four >= right.all_four - 0.06
+    assert found.setting >= right.setting - 0.03
+
+
+def test_true_drawings_and_the_vae_alone_score_better(
+    kontext: Kontext, told: Callable[..., Score], right: Score
+) -> None:
+    true = [order.truth() for order in SOME]
+    assert told("true drawings", SOME, true).all_four >= 0.97
+    assert told("through the VAE only", SOME, there_and_back(kontext, true)).all_four >= 0.95
+
+
+def test_with_anothers_reference_it_draws_the_other(
+    kontext: Kontext, told: Callable[..., Score]
+) -> None:
+    pictures = drawn_with(kontext, shuffled(SOME), steps=STEPS)
+    found = told("another's reference", SOME, pictures)
+    assert found.all_four < 0.1
+    assert found.colour < 0.35
+    assert found.setting >= 0.93
+    assert told("… against that other", shuffled(SOME), pictures).all_four >= 0.8
+
+
+def test_with_anothers_prompt_it_draws_the_other_setting(
+    kontext: Kontext, told: Callable[..., Score]
+) -> None:
+    settings = [order.setting for order in SOME]
+    moved = [
+        replace(order, setting=setting)
+        for order, setting in zip(SOME, [*settings[1:], settings[0]], strict=True)
+    ]
+    found = told("another's prompt", SOME, drawn_with(kontext, moved, steps=STEPS))
+    assert found.setting < 0.1
+    assert found.all_four >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("case", "shows", "least"),
+    [
+        ("two references", both, 0.8),
+        ("a whole scene as the reference", another_scene, 0.6),
+        ("no reference, the look in words", nothing, 0.4),
+    ],
+)
+def test_it_takes_other_references_or_none(
+    kontext: Kontext, told: Callable[..., Score], case: str, shows: object, least: float
+) -> None:
+    found = told(case, SOME, drawn_with(kontext, SOME, steps=STEPS, shows=shows))  # type: ignore[arg-type]
+    assert found.all_four >= least
+    assert found.setting >= 0.93
+
+
+def test_seeds_differ_in_place_and_size_and_agree_in_the_character(
+    kontext: Kontext, judge: Judge
+) -> None:
+    order = next(each for each in ASKED if each.character.eyes is Eyes.TWO)
+    shown = order.reference()
+    scene = order.scene(shown, steps=STEPS)
+    scenes = [replace(scene, seed=seed) for seed in range(SEEDS)]
+    pictures = draw_all(kontext, scenes, [[shown]] * SEEDS)
+    verdicts = judged(pictures, judge)
+    assert np.std([verdict.place.x for verdict in verdicts]) > 6
+    assert np.std([verdict.place.size for verdict in verdicts]) > 1.5
+    kept = [hue_distance(each.character.hue, order.character.hue) < 25 for each in verdicts]
+    assert sum(kept) >= 0.9 * SEEDS
+    assert sum(each.setting is order.setting for each in verdicts) >= 0.9 * SEEDS
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_noticed(
+    kontext: Kontext, told: Callable[..., Score], name: str
+) -> None:
+    with FAULTS[name](kontext):
+        found = told(f"fault: {name}", FEW, drawn_with(kontext, FEW, steps=STEPS))
+    assert any(getattr(found, trait) < least for trait, least in BOUNDS.items())
