@@ -14,6 +14,9 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
+# Where the environment forbids bytecode, every test process would compile every test again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check lint bench fidelity images install clean
 
 demo: install
