@@ -215,7 +215,6 @@ def _forget(path: Path) -> None:
 
     One advice may leave pages that another processor still holds, so it is given until
     none is left.
-
     """
     with path.open("rb") as file:
         os.fsync(file.fileno())
