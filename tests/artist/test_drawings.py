@@ -11,6 +11,7 @@ from worker.pipeline.artist.characters import (
     Character,
     Eyes,
     Hat,
+    Place,
     Setting,
     Shape,
     draw_character,
@@ -54,6 +55,26 @@ def test_a_story_shows_one_character_alone_and_in_several_settings(number: int) 
     assert {each.size for each in told.draw_scenes()} == {told.scene_size}
     assert told.plain_size in SIZES
     assert told.scene_size in SIZES
+
+
+def test_a_small_story_is_the_same_in_half_the_size() -> None:
+    small, large = story(18, seed=0, small=True), story(18, seed=0)
+    assert small.scene_size == (64, 64)
+    assert small.plain_size == small.draw_plain().size == (64, 64)
+    assert small.draw_plain().tobytes() == large.draw_plain().reduce(2).tobytes()
+    for one, other in zip(small.draw_scenes(), large.draw_scenes(), strict=True):
+        assert one.tobytes() == other.reduce(2).tobytes()
+    assert small.places() == [each.reduced(2) for each in large.places()]
+    assert Place(x=8, y=6, size=4).reduced(2) == Place(x=4, y=3, size=2)
+
+
+def test_a_story_tells_where_its_character_stands() -> None:
+    told = story(4, seed=0)
+    drawn = [
+        draw_scene(told.character, setting, told.scene_size, told._chance(setting))[1]
+        for setting in told.settings
+    ]
+    assert told.places() == drawn
 
 
 def test_stories_have_all_pairs_of_sizes() -> None:

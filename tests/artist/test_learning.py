@@ -10,10 +10,10 @@ from torch import nn
 
 from shared.errors import WrongWeights
 from worker.pipeline.artist import flow_training, vae_training, workbench
-from worker.pipeline.artist.album import Page
+from worker.pipeline.artist.album import Album, Page
 from worker.pipeline.artist.characters import Setting
 from worker.pipeline.artist.examples import Shown, draw_examples, make_examples
-from worker.pipeline.artist.flow_training import train_flow
+from worker.pipeline.artist.flow_training import SMALL_UNTIL, _ids, next_examples, train_flow
 from worker.pipeline.artist.learning import Learner, Rates, _orthogonal
 from worker.pipeline.artist.stories import SCENES, story
 from worker.pipeline.artist.vae_training import train_vae
@@ -31,14 +31,20 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_training, "BATCH", {"cpu": 2})
 
 
-def a_page(count: int = 4) -> Page:
+def a_page(count: int = 4, *, small: bool = False) -> Page:
     """Latents of chance, of stories that are told."""
     torch.manual_seed(0)
+    side = 8 if small else 16
     return Page(
-        stories=[story(9 * number, seed=0) for number in range(count)],
-        plain=torch.randn(count, 16, 16, 16),
-        scenes=torch.randn(count, SCENES, 16, 16, 16),
+        stories=[story(9 * number, seed=0, small=small) for number in range(count)],
+        plain=torch.randn(count, 16, side, side),
+        scenes=torch.randn(count, SCENES, 16, side, side),
+        counts=1 + torch.rand(count, SCENES, side * side // 4),
     )
+
+
+def an_album() -> Album:
+    return Album(pages=[a_page()], small=a_page(small=True), unseen=a_page())
 
 
 def teach_flow(bench: Workbench, *, until: int, seed: int = 0) -> None:
@@ -50,7 +56,7 @@ def teach_flow(bench: Workbench, *, until: int, seed: int = 0) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_flow(
-            bench, [a_page()], a_page(), seed=seed, seconds=FOREVER, device=CPU, on_step=stop,
+            bench, an_album(), seed=seed, seconds=FOREVER, device=CPU, on_step=stop,
             on_sheet=lambda reader, step: None,
         )  # fmt: skip
 
@@ -82,6 +88,20 @@ def test_a_learner_learns_matrices_and_the_rest() -> None:
         learner.learn(0.0)
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 10
+
+
+def test_gentle_parts_move_as_little_as_their_gradients_say() -> None:
+    torch.manual_seed(0)
+    parts = {name: nn.Linear(8, 8) for name in ("eager", "gentle")}
+    before = {name: part.weight.detach().clone() for name, part in parts.items()}
+    learner = Learner(parts, RATES, gently=["gentle"])
+    sum(part(torch.randn(64, 8)).square().mean() for part in parts.values()).backward()
+    learner.learn(0.0)
+    moved = {name: part.weight.detach() - before[name] for name, part in parts.items()}
+    values = torch.linalg.svdvals(moved["eager"])
+    assert values.min() > 0.5 * values.max()  # in all directions alike
+    each = torch.full((8, 8), learner.rates.at(0, 0) * RATES.rest)  # Adam's first step
+    torch.testing.assert_close(moved["gentle"].abs(), each, rtol=1e-3, atol=1e-6)
 
 
 def test_rates_rise_at_the_start_and_fall_to_nothing_at_the_end() -> None:
@@ -169,10 +189,43 @@ def test_a_target_is_never_its_own_reference() -> None:
 
 def test_references_come_alone_together_and_not_at_all() -> None:
     chance, page = Random(0), a_page()
-    counts = [len(draw_examples([page], chance, count=2).references) for _ in range(300)]
+    counts = [len(draw_examples(page, chance, count=2).references) for _ in range(300)]
     assert 20 < counts.count(0) < 80
     assert 160 < counts.count(1) < 260
     assert 10 < counts.count(2) < 60
+
+
+@pytest.mark.parametrize(
+    ("fraction", "least", "most"),
+    [(0.0, 200, 200), (0.25 * SMALL_UNTIL, 130, 170), (0.75 * SMALL_UNTIL, 30, 70),
+     (SMALL_UNTIL, 0, 0), (1.0, 0, 0)],
+)  # fmt: skip
+def test_small_pictures_come_first_and_more_at_once(fraction: float, least: int, most: int) -> None:
+    chance, album = Random(0), an_album()
+    drawn = [next_examples(album, chance, 2, fraction).targets.shape for _ in range(200)]
+    assert {*drawn} <= {(6, 16, 8, 8), (2, 16, 16, 16)}
+    assert least <= drawn.count(torch.Size((6, 16, 8, 8))) <= most
+
+
+def test_parts_of_small_pictures_lie_where_what_they_show_would_lie() -> None:
+    large, small = (
+        _ids(make_examples(page, [0], Random(0), Shown.BOTH))
+        for page in (a_page(), a_page(small=True))
+    )
+    assert large[:, 0].tolist() == [0] * 64 + [1] * 64 + [2] * 64
+    assert small[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
+    assert large[:10, 1:].tolist() == [[0, across] for across in range(8)] + [[1, 0], [1, 1]]
+    # each is the middle of the four that show as much
+    fours = large[:64, 1:].view(4, 2, 4, 2, 2).mean(dim=(1, 3)).flatten(0, 1)
+    assert torch.equal(small[:16, 1:], fours)
+
+
+def test_examples_count_as_their_targets_do() -> None:
+    page = a_page()
+    examples = make_examples(page, [2, 0], Random(0), Shown.PLAIN)
+    for row, target, counts in zip([2, 0], examples.targets, examples.counts, strict=True):
+        [at] = [n for n in range(SCENES) if torch.equal(page.scenes[row, n], target)]
+        assert torch.equal(counts, page.counts[row, at])
 
 
 def test_a_caption_says_the_setting_of_its_target() -> None:

@@ -1,18 +1,15 @@
-"""The ways in which the artist is asked, and what each of them scores."""
+"""The ways in which the artist is asked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from random import Random
 
 import torch
 from PIL import Image
 
-from tests.fidelity.faults import FAULTS
-from tests.fidelity.measuring import Score, draw_all, score
-from tests.fidelity.orders import Order, shuffled
+from tests.fidelity.measuring import draw_all
+from tests.fidelity.orders import Order
 from worker.pipeline.artist.characters import Setting
 from worker.pipeline.artist.drawings import draw_scene
-from worker.pipeline.artist.judge import Judge
 from worker.pipeline.artist.vae_training import to_pixels
 from worker.pipeline.kontext import Kontext
 
@@ -63,36 +60,3 @@ def there_and_back(kontext: Kontext, pictures: Pictures) -> list[Image.Image]:
             back = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mode()).sample
             given += pipeline.image_processor.postprocess(back.float(), output_type="pil")
     return given
-
-
-def usual_cases(
-    kontext: Kontext, asked: Sequence[Order], judge: Judge, *, steps: int
-) -> dict[str, Score]:
-    """Score what is asked as it should be, and the controls that must not be."""
-    settings = [order.setting for order in asked]
-    elsewhere = [
-        replace(order, setting=setting)
-        for order, setting in zip(asked, [*settings[1:], settings[0]], strict=True)
-    ]
-    pictures = {
-        "true drawings": [order.truth() for order in asked],
-        "through the VAE only": there_and_back(kontext, [order.truth() for order in asked]),
-        "as asked": drawn_with(kontext, asked, steps=steps),
-        "another's reference": drawn_with(kontext, shuffled(list(asked)), steps=steps),
-        "another's prompt": drawn_with(kontext, elsewhere, steps=steps),
-        "a whole scene as reference": drawn_with(kontext, asked, steps=steps, shows=another_scene),
-        "two references": drawn_with(kontext, asked, steps=steps, shows=both),
-        "no reference, in words": drawn_with(kontext, asked, steps=steps, shows=nothing),
-    }
-    return {case: score(asked, found, judge) for case, found in pictures.items()}
-
-
-def faulty_cases(
-    kontext: Kontext, asked: Sequence[Order], judge: Judge, *, steps: int
-) -> dict[str, Score]:
-    """Score what each planted fault makes of the same orders."""
-    found = {}
-    for name, planted in FAULTS.items():
-        with planted(kontext):
-            found[name] = score(asked, drawn_with(kontext, asked, steps=steps), judge)
-    return found

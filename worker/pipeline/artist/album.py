@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from worker.pipeline.artist.emphasis import emphasis
 from worker.pipeline.artist.stories import GROUPS, Story, story
 from worker.pipeline.artist.vae_training import OnStep, to_pixels
 from worker.pipeline.artist.workbench import Stand, Workbench
 
 UNSEEN = 64  # stories of held-out characters, to measure on
+SMALL, MEASURED = GROUPS + 1, GROUPS  # the numbers of the pages after those of the groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,16 @@ class Page:
     stories: Sequence[Story]
     plain: torch.Tensor  # (stories, 16, height / 8, width / 8)
     scenes: torch.Tensor  # (stories, scenes, 16, height / 8, width / 8)
+    counts: torch.Tensor  # (stories, scenes, height / 16 * width / 16): of each token of a scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Album:
+    """All pages there are."""
+
+    pages: Sequence[Page]  # one for each pair of sizes
+    small: Page
+    unseen: Page  # what nothing is learned from: to measure on
 
 
 def fill_album(
@@ -32,7 +44,7 @@ def fill_album(
     on_step: OnStep,
 ) -> None:
     """Draw and encode what is not in the album yet, a page after the other."""
-    for number in range(GROUPS + 1):
+    for number in range(SMALL + 1):
         if workbench.path_of(_name(number)).exists():
             continue
         told = _stories(number, seed=seed, stories=stories)
@@ -41,27 +53,36 @@ def fill_album(
             pictures = list(each.draw_scenes())
             plain.append(_encoded(vae, to_pixels([each.draw_plain()], device))[0])
             scenes.append(_encoded(vae, to_pixels(pictures, device)))
-            fraction = (number + at / len(told)) / (GROUPS + 1)
+            fraction = (number + at / len(told)) / (SMALL + 1)
             on_step("drawing and encoding the stories", fraction, f"page {number}")
         page = {"plain": torch.stack(plain), "scenes": torch.stack(scenes)}
         workbench.save(_name(number), page, Stand(step=len(told)))
 
 
-def open_album(workbench: Workbench, *, seed: int, stories: int) -> tuple[list[Page], Page]:
-    """Read the pages to learn from, and the one to measure on."""
-    pages = [_page(workbench, number, seed=seed, stories=stories) for number in range(GROUPS + 1)]
-    return pages[:GROUPS], pages[GROUPS]
+def open_album(workbench: Workbench, *, seed: int, stories: int) -> Album:
+    """Read all pages."""
+    pages = [_page(workbench, number, seed=seed, stories=stories) for number in range(SMALL + 1)]
+    return Album(pages=pages[:GROUPS], small=pages[SMALL], unseen=pages[MEASURED])
 
 
 def _page(workbench: Workbench, number: int, *, seed: int, stories: int) -> Page:
     latents = workbench.load(_name(number))
     told = _stories(number, seed=seed, stories=stories)
-    return Page(stories=told, plain=latents["plain"], scenes=latents["scenes"])
+    counts = [emphasis(each.places(), each.scene_size) for each in told]
+    return Page(
+        stories=told,
+        plain=latents["plain"],
+        scenes=latents["scenes"],
+        counts=torch.stack(counts),
+    )
 
 
 def _stories(number: int, *, seed: int, stories: int) -> list[Story]:
-    if number == GROUPS:  # all of one size, so that they are measured together
+    if number == MEASURED:  # all of one size, so that they are measured together
         return [story(GROUPS * at, seed=seed, held_out=True) for at in range(UNSEEN)]
+    if number == SMALL:  # half of the first size; those of other shapes are no multiples of 16
+        firsts = range(GROUPS * stories, 2 * GROUPS * stories, GROUPS)
+        return [story(each, seed=seed, small=True) for each in firsts]
     return [story(each, seed=seed) for each in range(number, stories, GROUPS)]
 
 

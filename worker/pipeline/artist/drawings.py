@@ -32,12 +32,17 @@ def draw_scene(
     character: Character, setting: Setting, size: tuple[int, int], chance: Random
 ) -> tuple[Image.Image, Place]:
     """Draw a character in a setting, and tell where it stands."""
+    view, place = compose(size, chance)
+    pencil = begin_background(setting, size, view)
+    draw_figure(pencil, character, place)
+    return pencil.picture(), place
+
+
+def compose(size: tuple[int, int], chance: Random) -> tuple[View, Place]:
+    """Choose what of a scene is left to chance: the view, and where somebody stands in it."""
     view = View(
         mirrored=chance.random() < 0.5,
         horizon=HORIZON + chance.uniform(-0.04, 0.04),
         shift=chance.random(),
     )
-    pencil = begin_background(setting, size, view)
-    place = scene_place(chance, size, view.horizon)
-    draw_figure(pencil, character, place)
-    return pencil.picture(), place
+    return view, scene_place(chance, size, view.horizon)

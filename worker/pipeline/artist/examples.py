@@ -22,7 +22,7 @@ class Shown(Enum):
 
 
 # How often each is shown; the first is what the artist is for.
-SHARES = {Shown.PLAIN: 0.56, Shown.SCENE: 0.18, Shown.BOTH: 0.1, Shown.NOTHING: 0.16}
+SHARES = {Shown.PLAIN: 0.6, Shown.SCENE: 0.16, Shown.BOTH: 0.08, Shown.NOTHING: 0.16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +32,12 @@ class Examples:
     targets: torch.Tensor  # (batch, 16, height / 8, width / 8)
     references: tuple[torch.Tensor, ...]
     captions: tuple[str, ...]
+    counts: torch.Tensor  # (batch, tokens): what each part of a target counts
+    times: int  # as many times narrower and lower than usual ones all pictures are
 
 
-def draw_examples(pages: Sequence[Page], chance: Random, *, count: int) -> Examples:
-    """Choose a batch of one kind from one page."""
-    page = pages[chance.randrange(len(pages))]
+def draw_examples(page: Page, chance: Random, *, count: int) -> Examples:
+    """Choose a batch of one kind."""
     shown = chance.choices(list(SHARES), list(SHARES.values()))[0]
     rows = [chance.randrange(len(page.stories)) for _ in range(count)]
     return make_examples(page, rows, chance, shown)
@@ -69,4 +70,6 @@ def make_examples(page: Page, rows: Sequence[int], chance: Random, shown: Shown)
         targets=page.scenes[at, targets].float(),
         references=references[shown],
         captions=tuple(captions),
+        counts=page.counts[at, targets],
+        times=page.stories[0].times,
     )

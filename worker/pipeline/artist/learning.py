@@ -4,7 +4,7 @@ Matrices move by their momentum made orthogonal, so that all of its directions c
 learns several times faster here than Adam does, which moves the rest.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -39,8 +39,12 @@ class Rates:
 class Learner:
     """The parameters of some models while they learn; all of it can be saved and gone on from."""
 
-    def __init__(self, parts: Mapping[str, nn.Module], rates: Rates) -> None:
+    def __init__(
+        self, parts: Mapping[str, nn.Module], rates: Rates, *, gently: Collection[str] = ()
+    ) -> None:
+        """Learn all parts; in those named `gently`, matrices move as the rest does."""
         self.rates = rates
+        self._gently = tuple(f"{part}." for part in gently)
         self.step = 0
         self._parameters = {
             f"{part}.{name}": parameter
@@ -98,7 +102,8 @@ class Learner:
     def _is_matrix(self, name: str) -> bool:
         outer = ("embed", "shared", "relative", "conv_in", "conv_out", "_in.weight")
         ends = any(word in name for word in outer) or name.endswith("transformer.proj_out.weight")
-        return self._parameters[name].ndim > 1 and not ends
+        gently = name.startswith(self._gently)
+        return self._parameters[name].ndim > 1 and not ends and not gently
 
     def _flat_shape(self, name: str) -> tuple[int, int]:
         rows, *others = self._parameters[name].shape

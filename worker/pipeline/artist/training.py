@@ -17,7 +17,7 @@ from worker.pipeline.artist.vae_training import OnStep, quality, taught_vae, tra
 from worker.pipeline.artist.workbench import LOSSES, Beginning, Workbench
 
 VAE_SHARE = 0.25  # of the minutes; what drawing and encoding take comes on top
-STORIES = 2700  # of five pictures each: more than a CPU sees often in an hour
+STORIES = 8100  # of five pictures each, and as many small ones: a CPU sees few of them often
 OnSheet = Callable[[Path], None]
 
 
@@ -62,7 +62,7 @@ def train(
         train_vae(bench, seed=seed, seconds=for_vae, device=where, on_step=on_step)
     vae = taught_vae(bench, where)
     fill_album(bench, vae, seed=seed, stories=began.stories, device=where, on_step=on_step)
-    pages, unseen = open_album(bench, seed=seed, stories=began.stories)
+    album = open_album(bench, seed=seed, stories=began.stories)
     tokenizers = make_tokenizers(bench.folder)
 
     def show(reader: Reader, step: int) -> None:
@@ -73,8 +73,7 @@ def train(
 
     train_flow(
         bench,
-        pages,
-        unseen,
+        album,
         seed=seed,
         seconds=seconds - for_vae,
         device=where,
