@@ -33,5 +33,5 @@ def _covered(spans: Sequence[tuple[float, float]], length: int) -> torch.Tensor:
     """How much of each part between 0 and `length` each span covers: (spans, parts)."""
     begins = torch.arange(0, length, PART)
     first, last = torch.tensor(spans).T[..., None]
-    covered = torch.minimum(begins + PART, last) - torch.maximum(torch.as_tensor(begins), first)
+    covered = torch.minimum(begins + PART, last) - torch.maximum(begins, first)
     return covered.clamp(min=0) / PART
