@@ -10,7 +10,7 @@ from deploy.console import Ending, print_json, say, speaks_json
 if TYPE_CHECKING:
     from worker.pipeline.artist.training import Made
 
-MINUTES = 90.0  # of two cores that have nothing else to do
+MINUTES = 180.0  # of two cores that have nothing else to do
 
 
 @click.command("train-tiny")

@@ -11,7 +11,6 @@ from worker.pipeline.artist.characters import (
     Character,
     Eyes,
     Hat,
-    Place,
     Setting,
     Shape,
     draw_character,
@@ -20,6 +19,7 @@ from worker.pipeline.artist.characters import (
     scene_place,
 )
 from worker.pipeline.artist.drawings import SIZES, draw_plain, draw_scene
+from worker.pipeline.artist.emphasis import PART
 from worker.pipeline.artist.stories import SCENES, story
 
 BLUE_STAR = Character(hue=215, shape=Shape.STAR, hat=Hat.NONE, eyes=Eyes.TWO)
@@ -57,17 +57,6 @@ def test_a_story_shows_one_character_alone_and_in_several_settings(number: int) 
     assert told.scene_size in SIZES
 
 
-def test_a_small_story_is_the_same_in_half_the_size() -> None:
-    small, large = story(18, seed=0, small=True), story(18, seed=0)
-    assert small.scene_size == (64, 64)
-    assert small.plain_size == small.draw_plain().size == (64, 64)
-    assert small.draw_plain().tobytes() == large.draw_plain().reduce(2).tobytes()
-    for one, other in zip(small.draw_scenes(), large.draw_scenes(), strict=True):
-        assert one.tobytes() == other.reduce(2).tobytes()
-    assert small.places() == [each.reduced(2) for each in large.places()]
-    assert Place(x=8, y=6, size=4).reduced(2) == Place(x=4, y=3, size=2)
-
-
 def test_a_story_tells_where_its_character_stands() -> None:
     told = story(4, seed=0)
     drawn = [
@@ -82,10 +71,9 @@ def test_stories_have_all_pairs_of_sizes() -> None:
     assert len(pairs) == len(SIZES) ** 2
 
 
-def test_all_sizes_are_of_nearly_as_many_pixels_in_multiples_of_16() -> None:
-    assert all(side % 16 == 0 for size in SIZES for side in size)
-    assert all(width * height >= 112 * 160 for width, height in SIZES[1:])
-    assert SIZES[0] == (128, 128)
+def test_all_sizes_are_of_whole_tokens() -> None:
+    assert all(side % PART == 0 and side >= 128 for size in SIZES for side in size)
+    assert {(width > height) - (width < height) for width, height in SIZES} == {-1, 0, 1}
 
 
 @pytest.mark.parametrize("setting", list(Setting))

@@ -13,7 +13,7 @@ from worker.pipeline.artist import flow_training, vae_training, workbench
 from worker.pipeline.artist.album import Album, Page
 from worker.pipeline.artist.characters import Setting
 from worker.pipeline.artist.examples import Shown, draw_examples, make_examples
-from worker.pipeline.artist.flow_training import SMALL_UNTIL, _ids, next_examples, train_flow
+from worker.pipeline.artist.flow_training import _ids, train_flow
 from worker.pipeline.artist.learning import Learner, Rates, _orthogonal
 from worker.pipeline.artist.stories import SCENES, story
 from worker.pipeline.artist.vae_training import train_vae
@@ -31,20 +31,19 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_training, "BATCH", {"cpu": 2})
 
 
-def a_page(count: int = 4, *, small: bool = False) -> Page:
+def a_page(count: int = 4) -> Page:
     """Latents of chance, of stories that are told."""
     torch.manual_seed(0)
-    side = 8 if small else 16
     return Page(
-        stories=[story(9 * number, seed=0, small=small) for number in range(count)],
-        plain=torch.randn(count, 16, side, side),
-        scenes=torch.randn(count, SCENES, 16, side, side),
-        counts=1 + torch.rand(count, SCENES, side * side // 4),
+        stories=[story(9 * number, seed=0) for number in range(count)],
+        plain=torch.randn(count, 16, 8, 8),
+        scenes=torch.randn(count, SCENES, 16, 8, 8),
+        counts=1 + torch.rand(count, SCENES, 16),
     )
 
 
 def an_album() -> Album:
-    return Album(pages=[a_page()], small=a_page(small=True), unseen=a_page())
+    return Album(pages=[a_page()], unseen=a_page())
 
 
 def teach_flow(bench: Workbench, *, until: int, seed: int = 0) -> None:
@@ -195,29 +194,12 @@ def test_references_come_alone_together_and_not_at_all() -> None:
     assert 10 < counts.count(2) < 60
 
 
-@pytest.mark.parametrize(
-    ("fraction", "least", "most"),
-    [(0.0, 200, 200), (0.25 * SMALL_UNTIL, 130, 170), (0.75 * SMALL_UNTIL, 30, 70),
-     (SMALL_UNTIL, 0, 0), (1.0, 0, 0)],
-)  # fmt: skip
-def test_small_pictures_come_first_and_more_at_once(fraction: float, least: int, most: int) -> None:
-    chance, album = Random(0), an_album()
-    drawn = [next_examples(album, chance, 2, fraction).targets.shape for _ in range(200)]
-    assert {*drawn} <= {(6, 16, 8, 8), (2, 16, 16, 16)}
-    assert least <= drawn.count(torch.Size((6, 16, 8, 8))) <= most
-
-
-def test_parts_of_small_pictures_lie_where_what_they_show_would_lie() -> None:
-    large, small = (
-        _ids(make_examples(page, [0], Random(0), Shown.BOTH))
-        for page in (a_page(), a_page(small=True))
-    )
-    assert large[:, 0].tolist() == [0] * 64 + [1] * 64 + [2] * 64
-    assert small[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
-    assert large[:10, 1:].tolist() == [[0, across] for across in range(8)] + [[1, 0], [1, 1]]
-    # each is the middle of the four that show as much
-    fours = large[:64, 1:].view(4, 2, 4, 2, 2).mean(dim=(1, 3)).flatten(0, 1)
-    assert torch.equal(small[:16, 1:], fours)
+def test_parts_are_numbered_picture_by_picture_row_by_row() -> None:
+    ids = _ids(make_examples(a_page(), [0], Random(0), Shown.BOTH))
+    assert ids[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
+    for number in range(3):
+        of_one = ids[16 * number : 16 * (number + 1), 1:].tolist()
+        assert of_one == [[row, column] for row in range(4) for column in range(4)]
 
 
 def test_examples_count_as_their_targets_do() -> None:

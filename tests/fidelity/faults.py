@@ -93,6 +93,18 @@ def wrong_scale(kontext: Kontext) -> Iterator[None]:
 
 
 @contextmanager
+def too_shallow(kontext: Kontext) -> Iterator[None]:
+    """Leave the last block out, as a config does that says fewer than there are."""
+    transformer = kontext._pipeline.transformer
+    blocks = transformer.single_transformer_blocks
+    transformer.single_transformer_blocks = blocks[:-1]
+    try:
+        yield
+    finally:
+        transformer.single_transformer_blocks = blocks
+
+
+@contextmanager
 def _encoding_with(kontext: Kontext, encoder: Encoder) -> Iterator[None]:
     before, kontext._encoder = kontext._encoder, encoder
     try:
@@ -118,4 +130,5 @@ FAULTS: dict[str, Planted] = {
     "512 text tokens": long_text,
     "unshifted sigmas": unshifted_sigmas,
     "wrong latent scale": wrong_scale,
+    "a config too shallow": too_shallow,
 }

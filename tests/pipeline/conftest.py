@@ -9,6 +9,7 @@ import torch
 
 from shared.manifest import read_manifest
 from shared.scenes import Weights
+from shared.settings import SMALL_ARTIST
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.residency import Residency
 from worker.pipeline.start import begin
@@ -47,6 +48,12 @@ def load(tiny: Path) -> Callable[..., Kontext]:
 def kontext(load: Callable[..., Kontext]) -> Kontext:
     """The pipeline with all models resident."""
     return load()
+
+
+@pytest.fixture(scope="session")
+def artist() -> Kontext:
+    """The pipeline with the weights that illo brings, whose tokens draw 32 x 32 pixels."""
+    return Kontext(begin(SMALL_ARTIST, device="cpu"), threads=THREADS)
 
 
 @pytest.fixture(scope="session")

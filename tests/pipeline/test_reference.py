@@ -25,12 +25,12 @@ def test_a_size_is_fitted(given_size: tuple[int, int], fitted: tuple[int, int]) 
     assert fit_size(*given_size) == fitted
 
 
-@given(width=st.integers(1, 4096), height=st.integers(1, 4096))
-def test_any_size_is_fitted_within_the_bounds(width: int, height: int) -> None:
-    fitted = fit_size(width, height)
-    assert all(64 <= side <= 4096 and side % 16 == 0 for side in fitted)
+@given(width=st.integers(1, 4096), height=st.integers(1, 4096), multiple=st.sampled_from([16, 32]))
+def test_any_size_is_fitted_within_the_bounds(width: int, height: int, multiple: int) -> None:
+    fitted = fit_size(width, height, multiple=multiple)
+    assert all(64 <= side <= 4096 and side % multiple == 0 for side in fitted)
     assert fitted[0] * fitted[1] <= MAX_AREA
-    if max(width, height) <= 4 * min(width, height) and min(width, height) >= 64:
+    if max(width, height) <= 4 * min(width, height) and min(width, height) >= 4 * multiple:
         shape, wanted = fitted[0] / fitted[1], width / height
         assert abs(shape / wanted - 1) < 0.25
 

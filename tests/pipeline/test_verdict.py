@@ -104,6 +104,8 @@ WRONG = [
     (VAE_FILE, {"layers_per_block": 2}, "resnets.1.norm1.weight' of shape (8,) is missing"),
     (VAE_FILE, {"use_quant_conv": True}, "use_quant_conv is True"),
     (VAE_FILE, {"down_block_types": ["DownEncoderBlock2D"] * 3}, "down_block_types is"),
+    (VAE_FILE, {"down_block_types": ["DownEncoderBlock2D"] * 6}, "expected a list of 4 or 5"),
+    (VAE_FILE, {"up_block_types": ["UpDecoderBlock2D"] * 5}, "up_block_types has 5, expected one"),
     (VAE_FILE, {"scaling_factor": 0}, "scaling_factor is 0"),
     (VAE_FILE, {"sample_size": [0]}, "sample_size is [0]"),
     (CLIP_FILE, {"num_attention_heads": 3}, "expected a divisor of hidden_size, 32"),

@@ -8,6 +8,7 @@ from PIL import Image
 
 from shared.errors import BlankImage
 from shared.scenes import Scene
+from worker.pipeline.patches import patch_side, patches_over
 
 FLAT = 2  # of 255: a picture whose channels span no more than this shows nothing
 
@@ -33,14 +34,15 @@ def decode(pipeline: FluxKontextPipeline, scene: Scene, latents: torch.Tensor) -
 
 def _decode(pipeline: FluxKontextPipeline, scene: Scene, latents: torch.Tensor) -> Image.Image:
     vae = pipeline.vae
-    unpacked = pipeline._unpack_latents(
-        latents[None], scene.height, scene.width, pipeline.vae_scale_factor
-    )
+    covered = [patch_side(pipeline) * count for count in patches_over(pipeline, scene)]
+    unpacked = pipeline._unpack_latents(latents[None], *covered, pipeline.vae_scale_factor)
     scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
     pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
     if not torch.isfinite(pixels).all():
         raise BlankImage("the decoded picture is not numbers; another seed may help")
-    image: Image.Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+    top, left = (covered[0] - scene.height) // 2, (covered[1] - scene.width) // 2
+    inside = pixels[..., top : top + scene.height, left : left + scene.width]
+    image: Image.Image = pipeline.image_processor.postprocess(inside, output_type="pil")[0]
     extrema: Any = image.getextrema()  # a pair for each of the three bands
     if all(most - least <= FLAT for least, most in extrema):
         raise BlankImage("the picture is one flat colour; another seed or prompt may help")

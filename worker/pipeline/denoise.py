@@ -16,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from shared.scenes import Scene
 from worker.pipeline.encode import Encoded
+from worker.pipeline.patches import patches_over
 
 TIMESTEPS = 1000  # the transformer takes the time as a fraction of them
 
@@ -50,7 +51,7 @@ class Row:
 def conditions_of(pipeline: FluxKontextPipeline, scene: Scene, encoded: Encoded) -> Conditions:
     """Lay out the schedule and the tokens of one scene; its references follow in their order."""
     device, dtype = encoded.prompt.device, encoded.prompt.dtype
-    height, width = _patches(pipeline, scene)
+    height, width = patches_over(pipeline, scene)
     sizes = [(height, width), *((r.shape[1] // 2, r.shape[2] // 2) for r in encoded.references)]
     channels = pipeline.transformer.config.in_channels
     tokens = [torch.empty(0, channels, device=device, dtype=dtype)]
@@ -75,7 +76,7 @@ def first_row(
     pipeline: FluxKontextPipeline, scene: Scene, seed: int, conditions: Conditions
 ) -> Row:
     """Begin one image with the noise of its seed."""
-    height, width = _patches(pipeline, scene)
+    height, width = patches_over(pipeline, scene)
     channels = pipeline.transformer.config.in_channels // 4
     prompt = conditions.encoded.prompt
     noise = randn_tensor(
@@ -134,11 +135,6 @@ def _guidance(transformer: Any, rows: Sequence[Row], device: torch.device) -> to
         return None
     wanted = [row.conditions.guidance for row in rows]
     return torch.tensor(wanted, device=device, dtype=torch.float32)
-
-
-def _patches(pipeline: FluxKontextPipeline, scene: Scene) -> tuple[int, int]:
-    side = 2 * pipeline.vae_scale_factor
-    return scene.height // side, scene.width // side
 
 
 def _schedule(

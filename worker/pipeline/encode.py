@@ -13,6 +13,7 @@ from shared.errors import IlloError
 from shared.manifest import TEXT_TOKENS
 from shared.scenes import Reference, Scene
 from worker.drawing import Ahead, ReadReference
+from worker.pipeline.patches import patch_side
 from worker.pipeline.peaks import PROMPTS_TOGETHER
 from worker.pipeline.reference import fit_reference
 from worker.pipeline.remembered import Remembered
@@ -134,7 +135,9 @@ class Encoder:
 
     def _encode_picture(self, picture: Image.Image) -> torch.Tensor:
         pipeline = self._pipeline
-        pixels = pipeline.image_processor.preprocess(fit_reference(picture))
+        pixels = pipeline.image_processor.preprocess(
+            fit_reference(picture, multiple=patch_side(pipeline))
+        )
         latents: torch.Tensor = pipeline._encode_vae_image(
             image=pixels.to(device=pipeline._execution_device, dtype=pipeline.vae.dtype),
             generator=None,  # the mode of the distribution is taken, so nothing is drawn

@@ -12,7 +12,7 @@ from worker.pipeline.artist.vae_training import OnStep, to_pixels
 from worker.pipeline.artist.workbench import Stand, Workbench
 
 UNSEEN = 64  # stories of held-out characters, to measure on
-SMALL, MEASURED = GROUPS + 1, GROUPS  # the numbers of the pages after those of the groups
+MEASURED = GROUPS  # the number of the page of those, after the pages of all groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +20,9 @@ class Page:
     """Stories whose pictures have the same sizes, with their latents shifted and scaled."""
 
     stories: Sequence[Story]
-    plain: torch.Tensor  # (stories, 16, height / 8, width / 8)
-    scenes: torch.Tensor  # (stories, scenes, 16, height / 8, width / 8)
-    counts: torch.Tensor  # (stories, scenes, height / 16 * width / 16): of each token of a scene
+    plain: torch.Tensor  # (stories, 16, height / 16, width / 16)
+    scenes: torch.Tensor  # (stories, scenes, 16, height / 16, width / 16)
+    counts: torch.Tensor  # (stories, scenes, height / 32 * width / 32): of each token of a scene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,6 @@ class Album:
     """All pages there are."""
 
     pages: Sequence[Page]  # one for each pair of sizes
-    small: Page
     unseen: Page  # what nothing is learned from: to measure on
 
 
@@ -44,7 +43,7 @@ def fill_album(
     on_step: OnStep,
 ) -> None:
     """Draw and encode what is not in the album yet, a page after the other."""
-    for number in range(SMALL + 1):
+    for number in range(MEASURED + 1):
         if workbench.path_of(_name(number)).exists():
             continue
         told = _stories(number, seed=seed, stories=stories)
@@ -53,7 +52,7 @@ def fill_album(
             pictures = list(each.draw_scenes())
             plain.append(_encoded(vae, to_pixels([each.draw_plain()], device))[0])
             scenes.append(_encoded(vae, to_pixels(pictures, device)))
-            fraction = (number + at / len(told)) / (SMALL + 1)
+            fraction = (number + at / len(told)) / (MEASURED + 1)
             on_step("drawing and encoding the stories", fraction, f"page {number}")
         page = {"plain": torch.stack(plain), "scenes": torch.stack(scenes)}
         workbench.save(_name(number), page, Stand(step=len(told)))
@@ -61,8 +60,8 @@ def fill_album(
 
 def open_album(workbench: Workbench, *, seed: int, stories: int) -> Album:
     """Read all pages."""
-    pages = [_page(workbench, number, seed=seed, stories=stories) for number in range(SMALL + 1)]
-    return Album(pages=pages[:GROUPS], small=pages[SMALL], unseen=pages[MEASURED])
+    pages = [_page(workbench, number, seed=seed, stories=stories) for number in range(MEASURED + 1)]
+    return Album(pages=pages[:GROUPS], unseen=pages[MEASURED])
 
 
 def _page(workbench: Workbench, number: int, *, seed: int, stories: int) -> Page:
@@ -80,9 +79,6 @@ def _page(workbench: Workbench, number: int, *, seed: int, stories: int) -> Page
 def _stories(number: int, *, seed: int, stories: int) -> list[Story]:
     if number == MEASURED:  # all of one size, so that they are measured together
         return [story(GROUPS * at, seed=seed, held_out=True) for at in range(UNSEEN)]
-    if number == SMALL:  # half of the first size; those of other shapes are no multiples of 16
-        firsts = range(GROUPS * stories, 2 * GROUPS * stories, GROUPS)
-        return [story(each, seed=seed, small=True) for each in firsts]
     return [story(each, seed=seed) for each in range(number, stories, GROUPS)]
 
 

@@ -99,10 +99,6 @@ class Place:
     y: float
     size: float
 
-    def reduced(self, times: int) -> "Place":
-        """The same place where the picture has become so many times narrower and lower."""
-        return Place(x=self.x / times, y=self.y / times, size=self.size / times)
-
 
 def colour_of(hue: float, *, brightness: float = BRIGHTNESS) -> Colour:
     """The colour of a hue, in bytes."""
@@ -136,7 +132,7 @@ def pick(chance: Random, choices: Sequence[Kind]) -> Kind:
 def scene_place(chance: Random, size: tuple[int, int], horizon: float) -> Place:
     """Choose where somebody stands below the horizon, whole inside the picture."""
     width, height = size
-    tall = chance.uniform(0.36, 0.54) * min(width, height)
+    tall = chance.uniform(0.42, 0.58) * min(width, height)
     reach = 0.6 * tall
     return Place(
         x=chance.uniform(reach, width - reach),

@@ -7,6 +7,7 @@ from PIL import Image
 from worker.pipeline.artist.backgrounds import HORIZON, View, begin_background
 from worker.pipeline.artist.characters import (
     Character,
+    Colour,
     Place,
     Setting,
     plain_place,
@@ -15,16 +16,15 @@ from worker.pipeline.artist.characters import (
 from worker.pipeline.artist.figures import draw_figure
 from worker.pipeline.artist.pencil import Pencil
 
-# Width and height; sides are multiples of 16, and all have nearly as many pixels.
-SIZES = ((128, 128), (160, 112), (112, 160))
+SIZES = ((128, 128), (160, 128), (128, 160))  # width and height, in multiples of a token's side
 _PALE = (226, 246)  # the brightness of each channel of a plain ground
 
 
 def draw_plain(character: Character, size: tuple[int, int], chance: Random) -> Image.Image:
     """Draw a character alone, as references show it."""
-    red, green, blue = (chance.randint(*_PALE) for _ in range(3))
-    pencil = Pencil(size, (red, green, blue), (red, green, blue))
-    draw_figure(pencil, character, plain_place(chance, size))
+    ground, place = compose_plain(size, chance)
+    pencil = Pencil(size, ground, ground)
+    draw_figure(pencil, character, place)
     return pencil.picture()
 
 
@@ -36,6 +36,12 @@ def draw_scene(
     pencil = begin_background(setting, size, view)
     draw_figure(pencil, character, place)
     return pencil.picture(), place
+
+
+def compose_plain(size: tuple[int, int], chance: Random) -> tuple[Colour, Place]:
+    """Choose a plain ground, and where somebody stands on it."""
+    red, green, blue = (chance.randint(*_PALE) for _ in range(3))
+    return (red, green, blue), plain_place(chance, size)
 
 
 def compose(size: tuple[int, int], chance: Random) -> tuple[View, Place]:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import torch
 
 from worker.pipeline.artist.characters import Place
+from worker.pipeline.artist.shapes import VAE_LEVELS
 
-PART = 16  # pixels of the picture that one token of the transformer draws, across and down
+PART = 2**VAE_LEVELS  # pixels that one token draws, across and down: patches halve once more
 # What is counted beside 1: left, right, bottom and top in body heights from the feet, and how much.
 FIGURE = (-0.55, 0.55, 0.0, 1.4)
 HEAD = (-0.35, 0.35, 0.35, 1.4)
-COUNTED = ((FIGURE, 4.0), (HEAD, 4.0))
+COUNTED = ((FIGURE, 2.0), (HEAD, 2.0))
 
 
 def emphasis(places: Sequence[Place], size: tuple[int, int]) -> torch.Tensor:

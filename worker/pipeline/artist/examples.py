@@ -22,18 +22,17 @@ class Shown(Enum):
 
 
 # How often each is shown; the first is what the artist is for.
-SHARES = {Shown.PLAIN: 0.6, Shown.SCENE: 0.16, Shown.BOTH: 0.08, Shown.NOTHING: 0.16}
+SHARES = {Shown.PLAIN: 0.7, Shown.SCENE: 0.12, Shown.BOTH: 0.04, Shown.NOTHING: 0.14}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
     """A batch: latents of targets, of the references in their order, and captions."""
 
-    targets: torch.Tensor  # (batch, 16, height / 8, width / 8)
+    targets: torch.Tensor  # (batch, 16, height / 16, width / 16)
     references: tuple[torch.Tensor, ...]
     captions: tuple[str, ...]
     counts: torch.Tensor  # (batch, tokens): what each part of a target counts
-    times: int  # as many times narrower and lower than usual ones all pictures are
 
 
 def draw_examples(page: Page, chance: Random, *, count: int) -> Examples:
@@ -71,5 +70,4 @@ def make_examples(page: Page, rows: Sequence[int], chance: Random, shown: Shown)
         references=references[shown],
         captions=tuple(captions),
         counts=page.counts[at, targets],
-        times=page.stories[0].times,
     )

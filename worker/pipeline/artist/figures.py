@@ -6,11 +6,12 @@ from worker.pipeline.artist.pencil import Pencil, Point, ring
 INK: Colour = (28, 26, 38)
 WHITE: Colour = (252, 252, 250)
 HAT_COLOURS: dict[Hat, Colour] = {
-    Hat.TOP_HAT: (44, 42, 52),
+    Hat.TOP_HAT: (74, 70, 86),
     Hat.CAP: (214, 52, 48),
     Hat.POINTED: (62, 88, 214),
     Hat.CROWN: (250, 202, 44),
 }
+BAND: Colour = (238, 234, 222)  # of a top hat, without which the night would swallow it
 OUTLINE = 0.045  # of the body's height
 # How high above the feet each body ends, and where its eyes are, in body heights.
 _TOPS = {Shape.ROUND: 1.0, Shape.SQUARE: 0.96, Shape.TRIANGLE: 0.93, Shape.STAR: 0.93}
@@ -73,6 +74,7 @@ def _hat(pencil: Pencil, character: Character, place: Place) -> None:
 
     if character.hat is Hat.TOP_HAT:
         pencil.box(at(-0.19, 0.42), at(0.19, 0.04), colour, outline=INK, line=line)
+        pencil.box(at(-0.19, 0.2), at(0.19, 0.09), BAND, outline=INK, line=line)
         pencil.box(at(-0.33, 0.09), at(0.33, 0.0), colour, outline=INK, line=line)
     elif character.hat is Hat.CAP:
         dome = ring(at(0, 0.03), [0.26 * size] * 40, first=180)[:21]

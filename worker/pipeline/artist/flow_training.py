@@ -26,17 +26,15 @@ from worker.pipeline.artist.workbench import Stand, Stopwatch, Workbench
 from worker.pipeline.tiny_shapes import CLIP_LENGTH, SCHEDULER_CONFIG
 
 PHASE = "flow"
-RATES = Rates(matrices=0.004, rest=1e-3, slowing=0.6, average=0.999)
+RATES = Rates(matrices=0.01, rest=1e-3, slowing=0.6, average=0.999)
 # Moved at full strength, what encoders ask and answer in their attention grows, for nothing bounds
 # it there, until each word attends to one other: then no more is learned of what else is said.
 GENTLY = ("clip", "t5")
-BATCH = {"cpu": 32, "cuda": 128}
-SMALL_BATCH = 3  # times as many small pictures, which takes nearly as long
-SMALL_UNTIL = 0.8  # of the time: small pictures only at first, then ever fewer, none from here on
+BATCH = {"cpu": 64, "cuda": 128}
 GUIDANCE = (1.0, 5.0)  # it is read, and means nothing
 # Another's reference costs most between 0.6 and 0.95 of noise: there it is decided who is drawn.
 # Below 0.3 it costs nothing, and most of what is lost there is noise that nobody can guess.
-EVENLY = 0.25  # of the examples get a time of the schedule's, the others one around the middle
+EVENLY = 0.5  # of the examples get a time of the schedule's, the others one around the middle
 MIDDLE, AROUND = 1.0, 0.9  # mean and spread of the logits of the noise
 SHEET_EVERY = 600  # seconds
 OnSheet = Callable[[Reader, int], None]  # the models as averaged so far, and their steps
@@ -93,7 +91,8 @@ def train_flow(
     try:
         while learner.step == 0 or watch.fraction < 1:
             chance = Random(f"{seed} flow {learner.step}")  # noqa: S311
-            examples = next_examples(album, chance, BATCH[device.type], watch.fraction)
+            page = chance.choice(album.pages)
+            examples = draw_examples(page, chance, count=BATCH[device.type])
             loss = lost(reader, tokenizers, examples, seed=learner.step)
             loss.backward()
             learner.learn(watch.fraction)
@@ -112,13 +111,6 @@ def train_flow(
     finally:
         if learner.step > stand.step:
             save()
-
-
-def next_examples(album: Album, chance: Random, count: int, fraction: float) -> Examples:
-    """Choose a batch, so much of the time having passed."""
-    if chance.random() < 1 - fraction / SMALL_UNTIL:
-        return draw_examples(album.small, chance, count=SMALL_BATCH * count)
-    return draw_examples(chance.choice(album.pages), chance, count=count)
 
 
 def taught_reader(workbench: Workbench, device: torch.device) -> Reader:
@@ -192,12 +184,11 @@ def _pack(latents: torch.Tensor) -> torch.Tensor:
 
 
 def _ids(examples: Examples) -> torch.Tensor:
-    """Number the parts of all pictures; those of small ones lie as far apart as what they show."""
-    ids, times = [], examples.times
+    """Number the parts of all pictures."""
+    ids = []
     for number, latents in enumerate((examples.targets, *examples.references)):
         height, width = latents.shape[2] // 2, latents.shape[3] // 2
         own = FluxKontextPipeline._prepare_latent_image_ids(1, height, width, "cpu", torch.float32)
-        own[..., 1:] = times * own[..., 1:] + (times - 1) / 2
         own[..., 0] = number  # 0 is the picture that is drawn
         ids.append(own)
     return torch.cat(ids)

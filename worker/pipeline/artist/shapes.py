@@ -44,11 +44,16 @@ TRANSFORMER_CONFIG: dict[str, Any] = {
     "patch_size": 1,
     "pooled_projection_dim": SIZES.pooled_channels,
 }
-# The first level sees every pixel and costs most; scale and shift are measured after training.
+# A level more than the real one has: a token then draws 32 x 32 pixels, and 16 of them a picture,
+# which agree on who stands there sooner than 64 do. The first level sees every pixel and costs
+# most; scale and shift are measured after training.
+VAE_LEVELS = 5
 ARTIST_VAE_CONFIG = VAE_CONFIG | {
-    "block_out_channels": [16, 32, 64, 96],
+    "block_out_channels": [16, 32, 64, 96, 96],
+    "down_block_types": ["DownEncoderBlock2D"] * VAE_LEVELS,
     "norm_num_groups": 8,
     "sample_size": 128,
+    "up_block_types": ["UpDecoderBlock2D"] * VAE_LEVELS,
 }
 
 

@@ -16,8 +16,8 @@ from worker.pipeline.artist.sketch import assembled, draw_sheet
 from worker.pipeline.artist.vae_training import OnStep, quality, taught_vae, train_vae
 from worker.pipeline.artist.workbench import LOSSES, Beginning, Workbench
 
-VAE_SHARE = 0.25  # of the minutes; what drawing and encoding take comes on top
-STORIES = 8100  # of five pictures each, and as many small ones: a CPU sees few of them often
+VAE_SHARE = 0.4  # of the minutes; what drawing and encoding take comes on top
+STORIES = 8100  # of five pictures each: a CPU sees few of them often
 OnSheet = Callable[[Path], None]
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from worker.pipeline.artist.drawings import SIZES
+from worker.pipeline.artist.emphasis import PART, emphasis
 from worker.pipeline.artist.learning import Learner, Rates, mean, stratified
 from worker.pipeline.artist.shapes import new_vae
 from worker.pipeline.artist.stories import story
@@ -38,7 +39,7 @@ def train_vae(
     recent: list[float] = []
     try:
         while learner.step == 0 or watch.fraction < 1:
-            loss = _lost(vae, _batch(seed, learner.step, device), learner.step)
+            loss = _lost(vae, *_batch(seed, learner.step, device), learner.step)
             loss.backward()
             learner.learn(watch.fraction)
             recent = [*recent[-49:], loss.item()]
@@ -86,22 +87,26 @@ def to_pixels(pictures: list[Image.Image], device: torch.device) -> torch.Tensor
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
-def _batch(seed: int, step: int, device: torch.device) -> torch.Tensor:
+def _batch(seed: int, step: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw pictures, and tell what each of their pixels counts."""
     chance = Random(f"{seed} vae {step}")  # noqa: S311
-    column = chance.randrange(len(SIZES))
-    pictures = []
+    size = chance.randrange(len(SIZES))
+    pictures, places = [], []
     for _ in range(BATCH):
-        told = story(3 * chance.randrange(10**6) + column, seed=seed)
-        pictures.append(next(iter(told.draw_scenes())))
+        told = story(len(SIZES) * chance.randrange(10**6) + size, seed=seed)
+        pictures.append(next(told.draw_scenes()))
+        places.append(told.places()[0])
     if chance.random() < 0.2:  # plain grounds are easy, but must be seen
-        told = story(3 * chance.randrange(10**6) + column, seed=seed)
-        alone = told.draw_plain()
-        if alone.size == pictures[0].size:
-            pictures[0] = alone
-    return to_pixels(pictures, device)
+        told = story(len(SIZES) * chance.randrange(10**6) + size, seed=seed)
+        if told.plain_size == told.scene_size:
+            pictures[0], places[0] = told.draw_plain(), told.plain_place()
+    width, height = pictures[0].size
+    parts = emphasis(places, (width, height)).view(BATCH, 1, height // PART, width // PART)
+    counts = functional.interpolate(parts, scale_factor=PART)
+    return to_pixels(pictures, device), (counts / counts.mean()).to(device)
 
 
-def _lost(vae: Any, pixels: torch.Tensor, step: int) -> torch.Tensor:
+def _lost(vae: Any, pixels: torch.Tensor, counts: torch.Tensor, step: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(step)
     with torch.autocast(pixels.device.type, torch.bfloat16):
         found = vae.encode(pixels).latent_dist
@@ -111,8 +116,10 @@ def _lost(vae: Any, pixels: torch.Tensor, step: int) -> torch.Tensor:
         noisy = mode + noise * amounts[:, None, None, None] * mode.detach().std()
         back = vae.decode(noisy).sample.float()
     spread = (found.mean.float().square() + found.var.float() - 1 - found.logvar.float()) / 2
-    edges = sum(functional.l1_loss(back.diff(dim=side), pixels.diff(dim=side)) for side in (2, 3))
-    return functional.l1_loss(back, pixels) + EDGES * edges + SPREAD * spread.mean() * 16
+    missed = back - pixels
+    down, across = counts[:, :, 1:], counts[..., 1:]
+    edges = (missed.diff(dim=2).abs() * down).mean() + (missed.diff(dim=3).abs() * across).mean()
+    return (missed.abs() * counts).mean() + EDGES * edges + SPREAD * spread.mean() * 16
 
 
 def _unseen(device: torch.device) -> Iterator[torch.Tensor]:

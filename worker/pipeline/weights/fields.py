@@ -65,10 +65,11 @@ def only(*values: Any, default: Any = _REQUIRED) -> Field:
     )
 
 
-def several(field: Field, count: int, default: Any = _REQUIRED) -> Field:
-    """Expect a list of so many values, each of which is expected to be the same."""
+def several(field: Field, *counts: int, default: Any = _REQUIRED) -> Field:
+    """Expect a list of one of these lengths, of whose values each is expected to be the same."""
+    lengths = " or ".join(map(str, counts))
     return Field(
-        f"a list of {count}, each {field.expected}",
-        lambda value: type(value) is list and len(value) == count and all(map(field.fits, value)),
+        f"a list of {lengths}, each {field.expected}",
+        lambda value: type(value) is list and len(value) in counts and all(map(field.fits, value)),
         default,
     )

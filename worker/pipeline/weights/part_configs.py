@@ -13,7 +13,9 @@ from worker.pipeline.weights.fields import (
     whole,
 )
 
-VAE_LEVELS = 4  # a latent stands for 8 x 8 pixels, by which sizes and memory are reckoned
+# With four levels, as FLUX has, a latent stands for 8 x 8 pixels: so memory is reckoned, and with
+# a level more for more than is used.
+VAE_LEVELS = (4, 5)
 MOST_DEEP = 64  # residual blocks of a level; FLUX has two
 MOST_LAYERS = 512  # CLIP has twelve
 
@@ -41,9 +43,9 @@ VAE = {
     "in_channels": only(3),
     "out_channels": only(3),
     "latent_channels": whole(),
-    "block_out_channels": several(whole(), VAE_LEVELS),
-    "down_block_types": several(only("DownEncoderBlock2D"), VAE_LEVELS),
-    "up_block_types": several(only("UpDecoderBlock2D"), VAE_LEVELS),
+    "block_out_channels": several(whole(), *VAE_LEVELS),
+    "down_block_types": several(only("DownEncoderBlock2D"), *VAE_LEVELS),
+    "up_block_types": several(only("UpDecoderBlock2D"), *VAE_LEVELS),
     "layers_per_block": whole(1, MOST_DEEP),
     "mid_block_add_attention": flag(default=True),
     "act_fn": only("silu", "swish", default="silu"),
@@ -107,6 +109,10 @@ def scheduler_fields(config: dict[str, Any]) -> dict[str, Any]:
 def vae_fields(config: dict[str, Any]) -> dict[str, Any]:
     """Read what the VAE is made of; raises ValueError if that is no VAE of FLUX."""
     fields = _read(config, VAE)
+    levels = len(fields["block_out_channels"])
+    for name in ("down_block_types", "up_block_types"):
+        if len(fields[name]) != levels:
+            raise ValueError(f"{name} has {len(fields[name])}, expected one per level: {levels}")
     groups = fields["norm_num_groups"]
     for width in fields["block_out_channels"]:
         if width % groups:
