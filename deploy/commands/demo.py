@@ -18,7 +18,7 @@ Go on with:
   {up:44}  # the service, until Ctrl-C
   {batch:44}  # in another terminal: this story again
   curl http://127.0.0.1:8080/v1/jobs -H 'Content-Type: application/json' \\
-       -d '{{"prompt": "a round red creature in the snow", "width": 160, "height": 112}}'
+       -d '{{"prompt": "a round red creature in the snow", "width": 160, "height": 128}}'
   curl http://127.0.0.1:8080/v1/jobs        # how it stands"""
 
 

@@ -131,7 +131,7 @@ def welcome(running: "Running", settings: "Settings", *, kept: str) -> str:
     size: tuple[str, ...] = ()
     sides = ""
     if settings.weights == "tiny":  # the sizes that the small artist was taught
-        size, sides = ("--size", "160x112"), ', "width": 160, "height": 112'
+        size, sides = ("--size", "160x128"), ', "width": 160, "height": 128'
     draw = command_line("draw", "Mia in a storm", "-r", "examples/mia.png", *size, *out, url=url)
     body = f'{{"prompt": "a red creature in the snow"{sides}}}'
     keyed = running.key is not None or settings.keys is not None
