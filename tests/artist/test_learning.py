@@ -7,6 +7,7 @@ from random import Random
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from shared.errors import WrongWeights
 from worker.pipeline.artist import flow_training, vae_training, workbench
@@ -126,6 +127,19 @@ def test_what_was_ended_goes_on_to_the_same_numbers(
     one, other = at_once.load(phase), ended.load(phase)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", range(4))
+def test_pictures_of_the_vae_count_more_where_somebody_stands(step: int) -> None:
+    pixels, counts = vae_training._batch(0, step, CPU)
+    assert counts.shape == (2, 1, *pixels.shape[2:])
+    assert counts.mean().item() == pytest.approx(1)
+    ink = (pixels < -0.6).all(dim=1, keepdim=True)  # of outlines and eyes; of nights, too
+    white = (pixels > 0.95).all(dim=1, keepdim=True)  # of eyes, and of flakes
+    eyes = white & functional.max_pool2d(ink.float(), 5, 1, 2).bool()
+    assert eyes.any()
+    assert counts[eyes].mean() > 1.5
 
 
 @pytest.mark.slow
