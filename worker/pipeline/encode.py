@@ -29,7 +29,7 @@ class Encoded:
 
     prompt: torch.Tensor  # (text tokens, width of T5)
     pooled: torch.Tensor  # (width of CLIP,)
-    references: tuple[torch.Tensor, ...]  # each (16, height / 8, width / 8), shifted and scaled
+    references: tuple[torch.Tensor, ...]  # each (channels, rows, columns), shifted and scaled
 
 
 class Encoder:
