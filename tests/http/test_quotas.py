@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -79,8 +80,8 @@ def everything(house: House) -> list[tuple[Any, ...]]:
         return [row for name in tables for row in connection.execute(f"SELECT * FROM {name}")]
 
 
-def artifacts(house: House) -> list[str]:
-    return sorted(str(file) for file in (house.settings.data / "artifacts").rglob("*.*"))
+def artifacts(house: House) -> list[Path]:
+    return sorted((house.settings.data / "artifacts").rglob("*.*"))
 
 
 # --- the ways to submit -------------------------------------------------------------------------
@@ -440,22 +441,25 @@ def test_an_equal_request_that_was_faster_is_replayed_though_it_took_the_last_pl
 def test_of_ten_requests_at_once_one_gets_the_last_place(house: House) -> None:
     house.have()
     racers, app = 10, limited(house, queued_jobs=2).client.application
-    barrier, statuses = threading.Barrier(racers), list[int]()
+    barrier, answers = threading.Barrier(racers), list[Any]()
 
     def run(racer: int) -> None:
         client = app.test_client()
         barrier.wait(timeout=60)
-        answer = submit(client, "p1") if racer % 2 else send_job(client)
-        statuses.append(answer.status_code)
+        answers.append(submit(client, "p1") if racer % 2 else send_job(client))
 
     threads = [threading.Thread(target=run, args=(racer,)) for racer in range(racers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(statuses) == [202] + [429] * (racers - 1)
+    assert sorted(answer.status_code for answer in answers) == [202] + [429] * (racers - 1)
     assert used(house).queued_jobs == 2
-    assert len([file for file in artifacts(house) if "batches" in file]) <= 1
+    taken = [answer.json["id"] for answer in answers if answer.status_code == 202]
+    batches = {
+        file.parent.name for file in artifacts(house) if file.parent.parent.name == "batches"
+    }
+    assert batches == {each for each in taken if each.startswith("bat_")}
 
 
 # --- reprocessing -------------------------------------------------------------------------------
