@@ -51,6 +51,25 @@ def drawn_with(
     return draw_all(kontext, scenes, references)
 
 
+def drawn_by_stock(kontext: Kontext, asked: Sequence[Order], *, steps: int) -> list[Image.Image]:
+    """Draw all orders with the pipeline as diffusers has it, one after the other."""
+    return [
+        kontext._pipeline(
+            prompt=order.prompt,
+            image=order.reference(),
+            width=order.size[0],
+            height=order.size[1],
+            max_area=order.size[0] * order.size[1],
+            _auto_resize=False,
+            num_inference_steps=steps,
+            guidance_scale=order.scene(steps=steps).guidance,
+            generator=torch.Generator("cpu").manual_seed(order.seed),
+            max_sequence_length=kontext.plan.widths.text_tokens,
+        ).images[0]
+        for order in asked
+    ]
+
+
 def there_and_back(kontext: Kontext, pictures: Pictures) -> list[Image.Image]:
     """Send pictures through the VAE alone."""
     pipeline, given = kontext._pipeline, []

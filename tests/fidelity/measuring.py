@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from PIL import Image
 
 from shared.scenes import Scene
 from tests.fidelity.orders import Order, named
-from tests.pipeline.drawings import a_drawing, drawn
+from tests.pipeline.drawings import a_drawing, difference, drawn
 from worker.pipeline.artist.characters import hue_distance
 from worker.pipeline.artist.judge import Judge, Verdict
 from worker.pipeline.kontext import Kontext
@@ -48,6 +49,12 @@ def score(asked: Sequence[Order], pictures: Sequence[Image.Image], judge: Judge)
         setting=setting,
         hue_error=errors[len(errors) // 2],
     )
+
+
+def distance(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """How far pictures are from others, in levels of 255: the median of their mean differences."""
+    found = [difference(one, other) for one, other in zip(pictures, others, strict=True)]
+    return median(found)
 
 
 def judged(pictures: Sequence[Image.Image], judge: Judge) -> list[Verdict]:
