@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.fidelity.measuring import draw_all
 from tests.fidelity.orders import Order
+from tests.pipeline.drawings import stock
 from worker.pipeline.artist.characters import Setting
 from worker.pipeline.artist.drawings import draw_scene
 from worker.pipeline.artist.vae_training import to_pixels
@@ -53,21 +54,12 @@ def drawn_with(
 
 def drawn_by_stock(kontext: Kontext, asked: Sequence[Order], *, steps: int) -> list[Image.Image]:
     """Draw all orders with the pipeline as diffusers has it, one after the other."""
-    return [
-        kontext._pipeline(
-            prompt=order.prompt,
-            image=order.reference(),
-            width=order.size[0],
-            height=order.size[1],
-            max_area=order.size[0] * order.size[1],
-            _auto_resize=False,
-            num_inference_steps=steps,
-            guidance_scale=order.scene(steps=steps).guidance,
-            generator=torch.Generator("cpu").manual_seed(order.seed),
-            max_sequence_length=kontext.plan.widths.text_tokens,
-        ).images[0]
-        for order in asked
-    ]
+    pictures = []
+    for order in asked:
+        shown = order.reference()
+        scene = order.scene(shown, steps=steps)
+        pictures.append(stock(kontext, scene, read=lambda _, shown=shown: shown))
+    return pictures
 
 
 def there_and_back(kontext: Kontext, pictures: Pictures) -> list[Image.Image]:

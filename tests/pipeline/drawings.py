@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageDraw
 
 from shared.scenes import Reference, Scene, Weights
 from shared.vocabulary import Phase
-from worker.drawing import Ahead, Drawing, Drawn, Save
+from worker.drawing import Ahead, Drawing, Drawn, ReadReference, Save
 from worker.pipeline.kontext import Kontext
 
 Progress = tuple[Phase, int, int]
@@ -49,6 +50,24 @@ def picture_of(reference: Reference) -> Image.Image:
     picture = Image.new("RGB", (width, height), "khaki")
     ImageDraw.Draw(picture).ellipse((5, 5, width // 2, height // 2), fill=reference.asset)
     return picture
+
+
+def stock(kontext: Kontext, scene: Scene, read: ReadReference = picture_of) -> Image.Image:
+    """Draw with nothing of ours but the loaded models."""
+    pictures = [read(reference) for reference in scene.references]
+    found: Image.Image = kontext._pipeline(
+        prompt=scene.prompt,
+        image=pictures[0] if pictures else None,
+        height=scene.height,
+        width=scene.width,
+        max_area=scene.width * scene.height,
+        _auto_resize=False,
+        num_inference_steps=scene.steps,
+        guidance_scale=scene.guidance,
+        generator=torch.Generator("cpu").manual_seed(scene.seed),
+        max_sequence_length=kontext.plan.widths.text_tokens,
+    ).images[0]
+    return found
 
 
 def a_drawing(scene: Scene, **changes: Any) -> Drawing:

@@ -23,6 +23,7 @@ from tests.pipeline.drawings import (
     draw,
     farthest,
     picture_of,
+    stock,
 )
 from worker.pipeline.kontext import Kontext
 from worker.pipeline.packed import PackedEmbedding, PackedLinear
@@ -31,23 +32,6 @@ pytestmark = pytest.mark.slow
 
 CRIMSON, NAVY = a_reference("crimson", 96, 64), a_reference("navy", 64, 80)
 GOLD, TEAL = a_reference("gold", 64, 64), a_reference("teal", 112, 64)
-
-
-def stock(kontext: Kontext, scene: Scene) -> Image.Image:
-    """Draw with nothing of ours but the loaded models."""
-    pictures = [picture_of(reference) for reference in scene.references]
-    found: Image.Image = kontext._pipeline(
-        prompt=scene.prompt,
-        image=pictures[0] if pictures else None,
-        height=scene.height,
-        width=scene.width,
-        max_area=scene.width * scene.height,
-        _auto_resize=False,
-        num_inference_steps=scene.steps,
-        guidance_scale=scene.guidance,
-        generator=torch.Generator("cpu").manual_seed(scene.seed),
-    ).images[0]
-    return found
 
 
 @pytest.mark.parametrize(
