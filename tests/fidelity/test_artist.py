@@ -1,6 +1,6 @@
 """What the small artist draws is what was asked for: scored beside controls and planted faults.
 
-Bounds are what it has to reach, far above chance; docs/small-artist.md says what it has reached.
+Bounds lie a few hundredths below what was measured, which docs/small-artist.md tells.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ FEW = ASKED[:96]
 SEEDS = 24
 # so little changes by these that only the stock pipeline's pictures tell, not what they mean
 SUBTLE = {"wrong T5 activation", "unshifted sigmas"}
-NEAR = 0.02  # levels of 255: float32 rounds to 2e-5, and a wrong activation moves 0.18
-BOUNDS = {"colour": 0.97, "all_four": 0.85, "setting": 0.95}
+NEAR = 0.02  # levels of 255: float32 rounds to 2e-5, and a wrong activation moves 0.13
+BOUNDS = {"colour": 0.97, "all_four": 0.88, "setting": 0.97}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_with_anothers_reference_it_draws_the_other(
     assert found.all_four < 0.1
     assert found.colour < 0.35
     assert found.setting >= 0.93
-    assert told("… against that other", shuffled(SOME), pictures).all_four >= 0.8
+    assert told("… against that other", shuffled(SOME), pictures).all_four >= 0.86
 
 
 def test_with_anothers_prompt_it_draws_the_other_setting(
@@ -124,15 +124,15 @@ def test_with_anothers_prompt_it_draws_the_other_setting(
     ]
     found = told("another's prompt", SOME, drawn_with(kontext, moved, steps=STEPS))
     assert found.setting < 0.1
-    assert found.all_four >= 0.8
+    assert found.all_four >= 0.85
 
 
 @pytest.mark.parametrize(
     ("case", "shows", "least"),
     [
-        ("two references", both, 0.8),
-        ("a whole scene as the reference", another_scene, 0.6),
-        ("no reference, the look in words", nothing, 0.4),
+        ("two references", both, 0.87),
+        ("a whole scene as the reference", another_scene, 0.74),
+        ("no reference, the look in words", nothing, 0.72),
     ],
 )
 def test_it_takes_other_references_or_none(
