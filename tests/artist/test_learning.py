@@ -171,13 +171,31 @@ def test_a_save_that_fails_leaves_the_one_before(
 
 def test_a_training_is_not_begun_over_another(tmp_path: Path) -> None:
     bench, began = Workbench(tmp_path), Beginning(seed=3, stories=90)
-    assert bench.begin(began, resume=True) == began
-    with pytest.raises(WrongWeights, match="--resume"):
+    assert bench.begin(began, resume=False) == began
+    with pytest.raises(WrongWeights, match="holds a training; --resume"):
         bench.begin(began, resume=False)
     with pytest.raises(WrongWeights, match="--seed 3, not 4"):
         bench.begin(Beginning(seed=4, stories=90), resume=True)
     # the stories are those that it began with, however many are asked for now
     assert bench.begin(Beginning(seed=3, stories=9), resume=True) == began
+
+
+def test_nothing_is_not_gone_on_with(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path / "mistyped")
+    with pytest.raises(WrongWeights, match="holds no training"):
+        bench.begin(Beginning(seed=3, stories=90), resume=True)
+    assert not bench.folder.exists()
+
+
+def test_one_at_a_time_teaches_in_a_folder(tmp_path: Path) -> None:
+    with (
+        Workbench(tmp_path).alone(),
+        pytest.raises(WrongWeights, match="somebody teaches there"),
+        Workbench(tmp_path).alone(),
+    ):
+        pytest.fail("both teach")
+    with Workbench(tmp_path).alone():  # the first one has ended
+        pass
 
 
 def test_losses_are_noted_line_by_line(tmp_path: Path) -> None:

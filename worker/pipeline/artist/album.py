@@ -43,17 +43,19 @@ def fill_album(
     on_step: OnStep,
 ) -> None:
     """Draw and encode what is not in the album yet, a page after the other."""
-    for number in range(MEASURED + 1):
+    pages = [_stories(number, seed=seed, stories=stories) for number in range(MEASURED + 1)]
+    encoded, whole = 0, sum(len(told) for told in pages)
+    for number, told in enumerate(pages):
         if workbench.path_of(_name(number)).exists():
+            encoded += len(told)
             continue
-        told = _stories(number, seed=seed, stories=stories)
         plain, scenes = [], []
-        for at, each in enumerate(told):
+        for each in told:
             pictures = list(each.draw_scenes())
             plain.append(_encoded(vae, to_pixels([each.draw_plain()], device))[0])
             scenes.append(_encoded(vae, to_pixels(pictures, device)))
-            fraction = (number + at / len(told)) / (MEASURED + 1)
-            on_step("drawing and encoding the stories", fraction, f"page {number}")
+            encoded += 1
+            on_step("drawing and encoding stories", encoded / whole, f"{encoded:,} of {whole:,}")
         page = {"plain": torch.stack(plain), "scenes": torch.stack(scenes)}
         workbench.save(_name(number), page, Stand(step=len(told)))
 

@@ -49,38 +49,39 @@ def train(
 
     Ended at any moment, `resume` goes on with what was saved, at most a minute before; with more
     minutes than at first it goes on with what was taught. Raises WrongWeights if something else
-    lies there, or a training that was not to be resumed.
+    lies there, a training that was not to be resumed or is going on, or none that could be.
     """
     refuse_others(directory)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bench = Workbench(workbench_of(directory))
     began = bench.begin(Beginning(seed=seed, stories=stories or STORIES), resume=resume)
-    seconds = 60 * minutes
-    for_vae = VAE_SHARE * seconds
-    if not bench.path_of("album-0").exists():
-        # pages of an album are latents of this VAE: once there are any, it stays as it is
-        train_vae(bench, seed=seed, seconds=for_vae, device=where, on_step=on_step)
-    vae = taught_vae(bench, where)
-    fill_album(bench, vae, seed=seed, stories=began.stories, device=where, on_step=on_step)
-    album = open_album(bench, seed=seed, stories=began.stories)
-    tokenizers = make_tokenizers(bench.folder)
+    with bench.alone():
+        seconds = 60 * minutes
+        for_vae = VAE_SHARE * seconds
+        if not bench.path_of("album-0").exists():
+            # pages of an album are latents of this VAE: once there are any, it stays as it is
+            train_vae(bench, seed=seed, seconds=for_vae, device=where, on_step=on_step)
+        vae = taught_vae(bench, where)
+        fill_album(bench, vae, seed=seed, stories=began.stories, device=where, on_step=on_step)
+        album = open_album(bench, seed=seed, stories=began.stories)
+        tokenizers = make_tokenizers(bench.folder)
 
-    def show(reader: Reader, step: int) -> None:
-        path = bench.folder / f"sheet-{step}.png"
-        draw_sheet(assembled(vae, reader, tokenizers), path)
-        draw_curve(bench.folder / LOSSES, bench.folder / "losses.svg")
-        on_sheet(path)
+        def show(reader: Reader, step: int) -> None:
+            path = bench.folder / f"sheet-{step}.png"
+            draw_sheet(assembled(vae, reader, tokenizers), path)
+            draw_curve(bench.folder / LOSSES, bench.folder / "losses.svg")
+            on_sheet(path)
 
-    train_flow(
-        bench,
-        album,
-        seed=seed,
-        seconds=seconds - for_vae,
-        device=where,
-        on_step=on_step,
-        on_sheet=show,
-    )
-    reader = taught_reader(bench, where)
-    show(reader, bench.stand_of("flow").step)
-    manifest = export(directory, vae, reader)
-    return Made(manifest=manifest, decibels=quality(vae, where))
+        train_flow(
+            bench,
+            album,
+            seed=seed,
+            seconds=seconds - for_vae,
+            device=where,
+            on_step=on_step,
+            on_sheet=show,
+        )
+        reader = taught_reader(bench, where)
+        show(reader, bench.stand_of("flow").step)
+        manifest = export(directory, vae, reader)
+        return Made(manifest=manifest, decibels=quality(vae, where))

@@ -3,9 +3,12 @@
 Files are written beside their place and moved there, whole or not at all.
 """
 
+import fcntl
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,10 +44,25 @@ class Workbench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep others from teaching here meanwhile; raises WrongWeights if one does already."""
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WrongWeights(f"{self.folder}: somebody teaches there; wait or end it") from None
+        else:
+            yield
+        finally:
+            os.close(folder)
+
     def begin(self, beginning: Beginning, *, resume: bool) -> Beginning:
         """Begin in an empty folder, or go on; raises WrongWeights if the folder says otherwise."""
         path = self.folder / "beginning.json"
         if not path.exists():
+            if resume:
+                raise WrongWeights(f"{self.folder}: holds no training; without --resume one begins")
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write(path.name, json.dumps(asdict(beginning)) + "\n")
             return beginning
