@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deploy.console import Ending, print_json, say, speaks_json
+from deploy.console import Ending, command_line, print_json, say, speaks_json
 
 if TYPE_CHECKING:
     from worker.pipeline.artist.training import Made
@@ -30,8 +30,8 @@ def train_tiny(
 
     What was taught is saved every minute beside DIRECTORY, with sheets of what it draws by then
     and the losses. Ended by Ctrl-C or a kill, --resume goes on; with more --minutes it goes on
-    after the end, too. Between the VAE and the rest 8,164 stories are drawn and encoded, which
-    comes on top of the minutes: some ten of two idle cores.
+    after the end, too. Between the VAE and the rest 8,164 stories are drawn and encoded:
+    that comes on top of the minutes, however few they are.
     """
     try:
         from worker.pipeline.artist.training import train, workbench_of
@@ -53,7 +53,9 @@ def train_tiny(
             )
     except KeyboardInterrupt:
         say(f"illo: what was taught is in {workbench_of(directory)}; go on with")
-        say(f"  illo weights train-tiny {directory} --minutes {minutes:g} --seed {seed} --resume")
+        options = ["--minutes", str(minutes), "--seed", str(seed), "--resume"]
+        where = ["--device", device] if device else []
+        say(f"  {command_line('weights', 'train-tiny', str(directory), *options, *where)}")
         return Ending.INTERRUPTED
     _tell(directory, made, as_json)
     return Ending.DONE
