@@ -21,7 +21,7 @@ from api.service import Service
 from api.tenants import admission
 from shared.clock import new_id, new_seed
 from shared.errors import IlloError
-from shared.scenes import Weights
+from shared.scenes import USUAL_PIXELS, Weights
 from shared.settings import Settings
 from shared.wiring import Backends
 
@@ -42,15 +42,17 @@ def create_app(
     settings: Settings,
     weights: Weights,
     *,
+    usual_pixels: int = USUAL_PIXELS,
     closing: threading.Event | None = None,
     nudge: threading.Event | None = None,
     sweeper: "PushIdentity | None" = None,
 ) -> Flask:
     """Make the app.
 
-    Once `closing` is set, requests that wait are answered as things stand. `nudge` is set when
-    there is something for the sweep to do at once; `sweeper` may call for one over HTTP. Raises
-    BadSettings if there are keys that cannot be read.
+    A picture has `usual_pixels` where nobody chose its sides. Once `closing` is set, requests that
+    wait are answered as things stand. `nudge` is set when there is something for the sweep to do at
+    once; `sweeper` may call for one over HTTP. Raises BadSettings if there are keys that cannot be
+    read.
     """
     admit = admission(settings, backends.clock)
     places = max(1, settings.http_threads // 2)
@@ -58,6 +60,7 @@ def create_app(
         backends=backends,
         settings=settings,
         weights=weights,
+        usual_pixels=usual_pixels,
         polls=LongPolls(places=places, closing=closing or threading.Event()),
         meters=Meters(CollectorRegistry()),
         new_id=new_id,

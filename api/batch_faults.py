@@ -12,7 +12,16 @@ LONGEST_QUOTE = 64
 UNLISTED = "unlisted"  # the type of an error that says how many more there are
 # No control characters but tab and newline. As a pattern it stands in the description, too.
 PLAIN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
+_NO_OBJECT = frozenset({"dataclass_type", "dict_type", "model_type"})  # pydantic names its classes
+# The same, with something in it that is no space.
+TELLING = PLAIN.replace("*$", r"*[^\s\x00-\x1f\x7f-\x9f]") + PLAIN.removeprefix("^")
 CHUNK = 100  # scenes that are validated at once: all of their errors are made, and most forgotten
+
+
+_PATTERNS = {
+    PLAIN: "control characters other than newline and tab are not allowed",
+    TELLING: "should say something, and have no control characters but newline and tab",
+}
 
 
 def faults_of(error: ValidationError, document: object) -> list[Fault]:
@@ -102,6 +111,7 @@ def _detail(fault: Any) -> str:
         return f"there is no field {quoted(fault['loc'][-1])}"
     if fault["type"] == "missing":
         return "required"
-    if fault.get("ctx", {}).get("pattern") == PLAIN:
-        return "control characters other than newline and tab are not allowed"
-    return str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] in _NO_OBJECT:
+        return "should be an object"
+    told = _PATTERNS.get(fault.get("ctx", {}).get("pattern"))
+    return told or str(fault["msg"]).removeprefix("Value error, ")

@@ -22,10 +22,11 @@ Source = Mapping[str, object]  # what was said of a scene, as JSON, without what
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a scene is read in: the assets that there are, the weights, the largest image."""
+    """What a scene is read in: the assets that there are, the weights, usual and largest area."""
 
     assets: Mapping[str, Asset]
     weights: Weights
+    usual_pixels: int
     max_pixels: int
 
 
@@ -67,6 +68,7 @@ def read_scene(source: Source, defaults: Source, around: Surroundings, *, seed: 
         SceneFields.model_validate(known | {"prompt": styled}),
         references=around.assets,
         weights=around.weights,
+        usual_pixels=around.usual_pixels,
         max_pixels=around.max_pixels,
         seed=seed,
     )

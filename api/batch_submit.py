@@ -60,7 +60,10 @@ def read_surroundings(named: Iterable[str], tenant: str, service: Service) -> Su
     """Read the assets that are named; those that there are not are left out."""
     found = service.backends.assets.get_all(tenant, list(dict.fromkeys(named)))
     return Surroundings(
-        assets=found, weights=service.weights, max_pixels=service.settings.max_pixels
+        assets=found,
+        weights=service.weights,
+        usual_pixels=service.usual_pixels,
+        max_pixels=service.settings.max_pixels,
     )
 
 

@@ -13,7 +13,7 @@ from shared.errors import IlloError
 from shared.requirements import require_api
 from shared.settings import Backend, Settings
 from shared.stages import Stages
-from shared.wiring import Backends, open_backends, served_weights, sweep_identity
+from shared.wiring import Backends, open_backends, served_manifest, sweep_identity
 
 if TYPE_CHECKING:  # begin first tells what is wrong with the settings, Flask comes afterwards
     from flask import Flask
@@ -72,10 +72,12 @@ def open_api(settings: Settings, stages: Stages) -> OpenApi:
         from api.app import create_app
 
         stages.done("imports")
+        manifest = served_manifest(settings)
         app = create_app(
             backends,
             settings,
-            served_weights(settings),
+            manifest.weights,
+            usual_pixels=manifest.usual_pixels,
             closing=closing,
             nudge=nudge,
             sweeper=sweep_identity(settings),

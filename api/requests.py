@@ -14,7 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
-from api.batch_faults import PLAIN, faults_of, quoted
+from api.batch_faults import PLAIN, TELLING, faults_of, quoted
 from api.problems import Fault, invalid, not_available, pointer
 from api.strict_json import LONGEST_NAME, MOST_NAMES
 from shared.scenes import MOST_REFERENCES, ImageFormat
@@ -22,6 +22,11 @@ from shared.vocabulary import Priority, Status
 
 SMALLEST_SIDE, LARGEST_SIDE, SIDE_STEP = 64, 2048, 16
 LARGEST_SEED = 2**32 - 1
+SIDES_TOLD = (
+    "Pixels; give both sides or neither. Without them a picture has the first reference's shape, "
+    "else is square, with the area that the weights were made for. A service limits the area of "
+    "a picture, to 1,600,000 pixels unless it is set otherwise; a refusal says to how many."
+)
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -48,7 +53,7 @@ def _written_instant(text: object) -> object:
 
 
 Text = Annotated[str, Field(pattern=PLAIN)]
-Prompt = Annotated[Text, Field(min_length=1, max_length=4000)]
+Prompt = Annotated[str, Field(pattern=TELLING, min_length=1, max_length=4000)]
 Side = Annotated[int, Field(ge=SMALLEST_SIDE, le=LARGEST_SIDE, multiple_of=SIDE_STEP)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Steps = Annotated[int, Field(ge=1, le=100)]
@@ -112,8 +117,8 @@ class SceneFields(Strict):
         default=[],
         description="Assets that the drawing must keep to, up to four; their order counts.",
     )
-    width: Side | None = None
-    height: Side | None = None
+    width: Side | None = Field(default=None, description=SIDES_TOLD)
+    height: Side | None = Field(default=None, description=SIDES_TOLD)
     steps: Steps = 28
     guidance: Guidance = 2.5
     seed: Seed | None = Field(default=None, description="Drawn by lot and told if not given.")

@@ -7,7 +7,7 @@ from math import sqrt
 from api.problems import Fault, pointer
 from api.requests import LARGEST_SIDE, SIDE_STEP, SMALLEST_SIDE, SceneFields
 from shared.assets import Asset
-from shared.scenes import USUAL_PIXELS, Reference, Scene, Weights
+from shared.scenes import Reference, Scene, Weights
 
 
 @dataclass
@@ -22,6 +22,7 @@ def resolve_scene(
     *,
     references: Mapping[str, Asset],
     weights: Weights,
+    usual_pixels: int,
     max_pixels: int,
     seed: int,
 ) -> Scene:
@@ -33,7 +34,7 @@ def resolve_scene(
     if faults:
         raise SceneRefused(faults)
     pinned = tuple(pin(references[asset]) for asset in fields.references)
-    width, height = _size(fields, pinned, max_pixels)
+    width, height = _size(fields, pinned, usual_pixels, max_pixels)
     return Scene(
         prompt=fields.prompt,
         width=width,
@@ -48,9 +49,9 @@ def resolve_scene(
     )
 
 
-def size_like(width: int, height: int, max_pixels: int) -> tuple[int, int]:
-    """Find sides of about this shape and about one megapixel that a scene accepts."""
-    scale = sqrt(min(USUAL_PIXELS, max_pixels) / (width * height))
+def size_like(width: int, height: int, pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Find sides of about this shape and about so many pixels that a scene accepts."""
+    scale = sqrt(min(pixels, max_pixels) / (width * height))
     scale = min(scale, LARGEST_SIDE / max(width, height))
     long, short = sorted((_side(width * scale), _side(height * scale)), reverse=True)
     while long * short > max_pixels:
@@ -91,12 +92,14 @@ def _wrong_size(fields: SceneFields, max_pixels: int) -> list[Fault]:
     return []
 
 
-def _size(fields: SceneFields, references: Sequence[Reference], max_pixels: int) -> tuple[int, int]:
+def _size(
+    fields: SceneFields, references: Sequence[Reference], pixels: int, max_pixels: int
+) -> tuple[int, int]:
     if fields.width is not None and fields.height is not None:
         return fields.width, fields.height
     if references:
-        return size_like(references[0].width, references[0].height, max_pixels)
-    return size_like(1, 1, max_pixels)
+        return size_like(references[0].width, references[0].height, pixels, max_pixels)
+    return size_like(1, 1, pixels, max_pixels)
 
 
 def _side(length: float) -> int:

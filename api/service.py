@@ -17,6 +17,7 @@ class Service:
     backends: Backends
     settings: Settings
     weights: Weights  # those that new jobs are drawn with
+    usual_pixels: int  # of a picture whose sides nobody chose
     polls: LongPolls
     meters: Meters
     new_id: Callable[[str], str]

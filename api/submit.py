@@ -51,6 +51,7 @@ def wish_of(request: JobRequest, tenant: str, service: Service) -> Wish:
             request,
             references=found,
             weights=service.weights,
+            usual_pixels=service.usual_pixels,
             max_pixels=service.settings.max_pixels,
             seed=service.new_seed(),
         )

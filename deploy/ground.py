@@ -27,11 +27,11 @@ def require_usable(settings: Settings) -> Weights:
 
     Raises BadSettings if nothing could be drawn with these settings, or others could reach it.
     """
-    from shared.wiring import served_weights
+    from shared.wiring import served_manifest
 
     require_loopback(settings)
     try:
-        return served_weights(settings)
+        return served_manifest(settings).weights
     except WeightsError as error:
         raise BadSettings(f"ILLO_WEIGHTS: {error}") from None
 

@@ -11,7 +11,8 @@ R = TypeVar("R")
 
 # What the service chooses for a new drawing; a test holds it against the models of its requests.
 NEW_SCENE: Mapping[str, str] = {
-    "size": "the reference's shape at about a megapixel, else 1024x768",
+    "size": "the first reference's shape, else a square, as large as the weights usually draw: "
+    "1024x1024, or 128x128 with the small artist",
     "steps": "28",
     "guidance": "2.5",
     "count": "1",

@@ -71,4 +71,6 @@ def page(rows: list[Row]) -> Image.Image:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} FOLDER, while illo up runs")
     main(Path(sys.argv[1]))

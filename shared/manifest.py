@@ -13,6 +13,7 @@ import google_crc32c
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.errors import WeightsDamaged, WeightsMissing
+from shared.scenes import USUAL_PIXELS, Weights
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -21,6 +22,7 @@ MAX_BYTES = 1024 * 1024  # ours has 18 files and 4 KB
 PIECE_BYTES = 2**20  # read and digested at once
 TEXT_TOKENS = 512  # what T5 reads of a prompt, however short; Kontext was trained with them
 LEAST_TEXT_TOKENS = 8
+LEAST_USUAL_PIXELS = 64 * 64  # the smallest picture that there is
 MAKE = "make weights with `illo weights prepare`"  # where there are none
 PUT_THERE = f"{MAKE} and put them there with `illo weights push`"
 
@@ -88,6 +90,15 @@ class Manifest:
     text_tokens: Annotated[int, Field(ge=LEAST_TEXT_TOKENS, le=TEXT_TOKENS, strict=True)] = (
         TEXT_TOKENS
     )
+    # the area of a picture whose sides nobody chose; it decides no picture whose sides are known
+    usual_pixels: Annotated[int, Field(ge=LEAST_USUAL_PIXELS, le=USUAL_PIXELS, strict=True)] = (
+        USUAL_PIXELS
+    )
+
+    @property
+    def weights(self) -> Weights:
+        """The set's name, as a scene has it."""
+        return Weights(label=self.label, sha256=self.sha256)
 
     @property
     def sha256(self) -> str:
@@ -180,8 +191,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest, last of all files: it says that the others are complete."""
     written = asdict(manifest)
+    # an illo that did not know these reads weights that do without them, too
     if manifest.text_tokens == TEXT_TOKENS:
-        del written["text_tokens"]  # an illo that did not know it reads these weights, too
+        del written["text_tokens"]
+    if manifest.usual_pixels == USUAL_PIXELS:
+        del written["usual_pixels"]
     text = json.dumps(written, indent=2, ensure_ascii=False)
     (directory / NAME).write_text(text + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 MOST_REFERENCES = 4
-USUAL_PIXELS = 1024 * 1024  # what the model was trained on
+USUAL_PIXELS = 1024 * 1024  # what the full size was trained on
 
 
 class ImageFormat(StrEnum):

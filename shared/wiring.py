@@ -16,7 +16,6 @@ from shared.ports import (
     WorkerStore,
 )
 from shared.requirements import needed
-from shared.scenes import Weights
 from shared.settings import Backend, Settings, Signatures
 
 if TYPE_CHECKING:  # it brings a Google SDK, which the API starts without
@@ -47,13 +46,21 @@ def open_backends(settings: Settings) -> Backends:
     return _on_google(settings) if settings.backend is Backend.GCP else _on_this_machine(settings)
 
 
-def served_weights(settings: Settings) -> Weights:
-    """Say which weights are drawn with; only their manifest is read, from wherever it lies.
+def served_manifest(settings: Settings) -> Manifest:
+    """Read the manifest of the weights that are drawn with, from wherever it lies.
 
     Raises WeightsMissing, WeightsDamaged, or WeightsUnreachable if a bucket does not answer.
     """
-    manifest = _manifest(settings)
-    return Weights(label=manifest.label, sha256=manifest.sha256)
+    folder = settings.weights_bucket
+    if folder is None:
+        return read_manifest(settings.weights_directory)
+    try:
+        from shared.gcp.weights import CloudWeights
+    except ModuleNotFoundError as missing:
+        raise BadSettings(
+            f"ILLO_WEIGHTS: {folder} needs {missing.name}; install it with `pip install illo[gcp]`"
+        ) from None
+    return CloudWeights(folder, emulator=settings.storage_emulator).manifest()
 
 
 def push_identity(settings: Settings) -> "PushIdentity":
@@ -86,19 +93,6 @@ def sweep_identity(settings: Settings) -> "PushIdentity | None":
         audience=needed(settings, "sweep_audience"),
         email=needed(settings, "sweep_email"),
     )
-
-
-def _manifest(settings: Settings) -> Manifest:
-    folder = settings.weights_bucket
-    if folder is None:
-        return read_manifest(settings.weights_directory)
-    try:
-        from shared.gcp.weights import CloudWeights
-    except ModuleNotFoundError as missing:
-        raise BadSettings(
-            f"ILLO_WEIGHTS: {folder} needs {missing.name}; install it with `pip install illo[gcp]`"
-        ) from None
-    return CloudWeights(folder, emulator=settings.storage_emulator).manifest()
 
 
 def _on_this_machine(settings: Settings) -> Backends:

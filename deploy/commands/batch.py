@@ -20,8 +20,9 @@ def batch(client: "Client", file: Path, out: Path, as_json: bool) -> int:
     """Draw the scenes of FILE, a batch in YAML or JSON.
 
     References may be paths relative to the file. Results are OUT/<key>.<ext>,
-    OUT/contact-sheet.png and OUT/results.jsonl; a picture whose name is taken
-    gets another, with a ~ and a number.
+    OUT/contact-sheet.png and OUT/results.jsonl, instead of files of these names
+    that are there. Where two keys would be one file, as page and Page are on
+    some disks, the second gets a ~ and a number.
     """
     from deploy.story import submit_file
 

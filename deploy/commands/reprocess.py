@@ -49,6 +49,8 @@ def reprocess(
     """Draw scenes of BATCH again: exactly one of --failed, --stale, --all or --scene says which.
 
     Every run adds a take; a scene that succeeded and did not change is skipped.
+    In OUT the batch's pictures are brought up to date: new takes replace the
+    files of older ones, which the service keeps.
     """
     body = {
         "select": selection(failed=failed, stale=stale, everything=everything, keys=keys),

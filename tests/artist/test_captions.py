@@ -104,8 +104,9 @@ def test_a_strange_word_leaves_its_neighbours_as_they_are(tokenizers: Tokenizers
     ]  # fmt: skip
 
 
-def test_capitals_mean_what_small_letters_mean(tokenizers: Tokenizers) -> None:
-    small, capital = (tokenizers.t5(text).input_ids for text in ("in the forest", "In The Forest"))
+@pytest.mark.parametrize("spelled", ["In The Forest", "IN THE FOREST", "in The FOREST"])
+def test_capitals_mean_what_small_letters_mean(tokenizers: Tokenizers, spelled: str) -> None:
+    small, capital = (tokenizers.t5(text).input_ids for text in ("in the forest", spelled))
     assert small != capital
     assert [t5_twins()[number] for number in capital] == small
     assert [t5_twins()[number] for number in small] == small

@@ -59,7 +59,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_written_is_whole_small_and_says_what_it_is(weights: Path) -> None:
     manifest = read_manifest(weights)
-    assert (manifest.label, manifest.text_tokens) == (LABEL, 32)
+    assert (manifest.label, manifest.text_tokens, manifest.usual_pixels) == (LABEL, 32, 128 * 128)
     assert sum(file.bytes for file in manifest.files) < MOST_BYTES
     assert verify_folder(weights).problems == ()
     packed = {file.role for file in manifest.files if file.quantization == "Q8_0"}

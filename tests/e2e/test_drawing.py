@@ -41,6 +41,14 @@ def test_a_picture_has_exactly_the_size_asked_for_and_tells_its_recipe(service: 
     assert len(told["references"]) == 64
 
 
+def test_a_picture_whose_size_nobody_chose_is_as_large_as_the_artist_draws(
+    service: Service,
+) -> None:
+    mia = service.upload(a_picture())
+    job = drawn(service, references=[mia], width=None, height=None, steps=2)
+    assert opened(service.image(job)).size == (128, 128)
+
+
 def test_the_same_recipe_drawn_again_has_the_same_bytes(service: Service) -> None:
     mia = service.upload(a_picture())
     first, again = (drawn(service, references=[mia]) for _ in range(2))

@@ -1,5 +1,6 @@
 """Submitting jobs: defaults, limits, references, and what happens when a backend fails."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -7,6 +8,7 @@ from datetime import timedelta
 import pytest
 from flask.testing import FlaskClient
 
+from api.app import create_app
 from api.sweep import sweep_once
 from shared.errors import StoreFull, StoreUnavailable
 from shared.jobs import FIRST_WAKE
@@ -40,6 +42,19 @@ def test_a_prompt_is_enough_and_every_default_is_told(house: House) -> None:
     assert job["priority"] == "normal"
     assert job["timeline"] == [{"at": "2026-03-01T12:00:00Z", "event": "queued", "attempt": 0}]
     assert job["expires_at"] == "2026-03-31T12:00:00Z"
+
+
+def test_weights_that_draw_small_pictures_draw_small_ones_where_nobody_chose(house: House) -> None:
+    app = create_app(house.backends, house.settings, WEIGHTS, usual_pixels=128 * 128)
+    chosen = {"key": "b", "prompt": "Mia", "width": 64, "height": 96}
+    scenes = [{"key": "a", "prompt": "Mia"}, chosen]
+    with app.test_client() as client:
+        job = client.post("/v1/jobs", json={"prompt": "Mia"}).json
+        client.post("/v1/batches", json={"scenes": scenes})
+        listed = client.get("/v1/jobs").json["data"]
+    assert (job["input"]["width"], job["input"]["height"]) == (128, 128)
+    sides = [(each["input"]["width"], each["input"]["height"]) for each in listed]
+    assert sorted(sides) == [(64, 96), (128, 128), (128, 128)]
 
 
 def test_the_stored_job_has_nothing_left_to_choose(house: House) -> None:
@@ -158,7 +173,7 @@ def test_a_store_that_goes_away_after_the_publish_changes_no_answer(
 
 
 GOOD = {
-    "prompt": ["x", "x" * 4000, "é" * 4000, "two\nlines\tand a tab", "日本語 🎨"],
+    "prompt": ["x", "x" * 4000, "é" * 4000, "two\nlines\tand a tab", "日本語 🎨", "\n."],
     "steps": [1, 100],
     "guidance": [0, 0.0, 20, 3.5],
     "seed": [0, 2**32 - 1],
@@ -174,7 +189,20 @@ GOOD = {
     ],
 }
 BAD = {
-    "prompt": ["", "x" * 4001, "\x00", "a\rb", "\x7f", "\x85", "\ud800", None, 1, ["a"]],
+    "prompt": [
+        "",
+        " ",
+        "\n\t\u3000",
+        "x" * 4001,
+        "\x00",
+        "a\rb",
+        "\x7f",
+        "\x85",
+        "\ud800",
+        None,
+        1,
+        ["a"],
+    ],
     "steps": [0, 101, "28", 28.0, True, 10**30, [28]],
     "guidance": [-0.1, 20.1, "2.5", True, 10**30],
     "seed": [-1, 2**32, "1", 1.0, False],
@@ -218,6 +246,17 @@ def test_values_beyond_the_limit_are_refused_where_they_stand(
     assert answer.status_code == 422
     assert {pointer.split("/")[1] for pointer in pointers(answer)} == {field}
     assert client.get("/v1/jobs").json["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [(None, ""), (["Mia"], ""), ("Mia", ""), ({"prompt": "Mia", "metadata": []}, "/metadata")],
+)
+def test_what_should_be_an_object_and_is_none_is_told_so(
+    client: FlaskClient, body: object, pointer: str
+) -> None:
+    answer = client.post("/v1/jobs", data=json.dumps(body), content_type="application/json")
+    assert answer.json["errors"] == [{"pointer": pointer, "detail": "should be an object"}]
 
 
 @pytest.mark.parametrize(

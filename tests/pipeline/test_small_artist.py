@@ -1,6 +1,7 @@
 """The weights that illo brings are whole, small, and what `tiny` means."""
 
 import tomllib
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from shared.manifest import digests_of, read_manifest
 from shared.settings import SMALL_ARTIST, Settings
 from worker.pipeline.artist.captions import TEXT_TOKENS
+from worker.pipeline.artist.drawings import SIZES as PICTURE_SIZES
 from worker.pipeline.artist.export import LABEL
 from worker.pipeline.artist.shapes import SIZES, TRANSFORMER_CONFIG
 from worker.pipeline.weights.inspect import inspect_weights
@@ -39,6 +41,7 @@ def test_every_file_is_what_the_manifest_says_and_there_is_no_other() -> None:
 def test_they_are_the_artist_as_this_code_would_train_it() -> None:
     manifest = read_manifest(SMALL_ARTIST)
     assert (manifest.label, manifest.text_tokens) == (LABEL, TEXT_TOKENS)
+    assert manifest.usual_pixels == prod(PICTURE_SIZES[0])
     assert manifest.expects.blocks == (SIZES.double_blocks, SIZES.single_blocks)
     assert manifest.expects.inner_dim == SIZES.inner
     packed = {file.path: file.quantization for file in manifest.files if file.quantization}

@@ -38,7 +38,7 @@ from tests.builders import NOW, WEIGHTS, a_batch, a_batch_scene, a_scene, a_take
 
 QUEUED, RUNNING, SUCCEEDED = Status.QUEUED, Status.RUNNING, Status.SUCCEEDED
 FAILED, CANCELED = Status.FAILED, Status.CANCELED
-AROUND = Surroundings(assets={}, weights=WEIGHTS, max_pixels=1_600_000)
+AROUND = Surroundings(assets={}, weights=WEIGHTS, usual_pixels=2**20, max_pixels=1_600_000)
 OTHER_WEIGHTS = Weights(label="other", sha256="1" * 64)
 
 keys = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)

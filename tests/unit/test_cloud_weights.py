@@ -17,7 +17,7 @@ from shared.gcp.weights import CloudWeights
 from shared.manifest import MAX_BYTES, Expects, Manifest, Role, WeightsFile
 from shared.scenes import Weights
 from shared.settings import Settings
-from shared.wiring import served_weights
+from shared.wiring import served_manifest
 from tests import strict_storage as storage
 from tests.strict_storage import BUCKET, StrictStorage
 
@@ -121,7 +121,7 @@ def test_which_weights_are_served_is_read_from_the_bucket(
 ) -> None:
     put_manifest(server, folder)
     settings = Settings.read({"ILLO_WEIGHTS": str(folder), "STORAGE_EMULATOR_HOST": url})
-    assert served_weights(settings) == Weights(label="in a bucket", sha256=MANIFEST.sha256)
+    assert served_manifest(settings).weights == Weights(label="in a bucket", sha256=MANIFEST.sha256)
     assert server.seen.count(storage.DOWNLOAD) == 1
 
 

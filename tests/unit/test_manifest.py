@@ -12,6 +12,7 @@ import pytest
 from shared.errors import WeightsDamaged, WeightsMissing
 from shared.manifest import (
     LEAST_TEXT_TOKENS,
+    LEAST_USUAL_PIXELS,
     TEXT_TOKENS,
     Digests,
     Expects,
@@ -23,6 +24,7 @@ from shared.manifest import (
     read_manifest,
     write_manifest,
 )
+from shared.scenes import USUAL_PIXELS
 from worker.pipeline.weights.files import check_files
 
 EXPECTS = Expects(in_channels=64, blocks=(2, 2), inner_dim=64)
@@ -130,6 +132,27 @@ def test_the_same_files_read_with_fewer_text_tokens_are_other_weights() -> None:
     digests = {replace(manifest, text_tokens=count).sha256 for count in (8, 32, TEXT_TOKENS)}
     assert len(digests) == 3
     assert manifest.sha256 in digests
+
+
+def test_a_manifest_that_says_nothing_of_usual_pixels_is_for_a_megapixel(weights: Path) -> None:
+    assert "usual_pixels" not in json.loads((weights / "manifest.json").read_text())
+    assert read_manifest(weights).usual_pixels == USUAL_PIXELS == 2**20
+
+
+@pytest.mark.parametrize("pixels", [LEAST_USUAL_PIXELS, 128 * 128, USUAL_PIXELS])
+def test_a_manifest_may_say_how_large_pictures_usually_are(weights: Path, pixels: int) -> None:
+    manifest = replace(read_manifest(weights), usual_pixels=pixels)
+    write_manifest(weights, manifest)
+    assert read_manifest(weights) == manifest
+    assert manifest.sha256 == replace(manifest, usual_pixels=USUAL_PIXELS).sha256
+
+
+@pytest.mark.parametrize(
+    "pixels", [LEAST_USUAL_PIXELS - 1, USUAL_PIXELS + 1, 16384.0, "16384", None, True]
+)
+def test_a_usual_size_out_of_bounds_is_refused(weights: Path, pixels: object) -> None:
+    rewritten(weights, lambda content: content.update(usual_pixels=pixels))
+    assert "usual_pixels: Input should be" in damaged(weights)
 
 
 def test_a_missing_manifest_says_how_to_make_one(tmp_path: Path) -> None:

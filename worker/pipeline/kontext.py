@@ -47,7 +47,7 @@ class Kontext:
         # sums come out differently with another number of threads, so the number is fixed
         torch.set_num_threads(threads or torch.get_num_threads())
         manifest = start.arrival.fetching.opened().manifest
-        self.weights = Weights(label=manifest.label, sha256=manifest.sha256)
+        self.weights = manifest.weights
         with telling_of_memory():
             self._pipeline = load(
                 start.arrival, dtype=start.dtype, on_stage=on_stage, on_took=on_took

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.manifest import TEXT_TOKENS, Expects, Manifest, Role, describe_file
+from shared.scenes import USUAL_PIXELS
 from worker.pipeline.weights.flux_shapes import FluxSizes, Naming
 from worker.pipeline.weights.t5_names import POSITIONS
 
@@ -45,7 +46,12 @@ def write_gguf(path: Path, architecture: str, label: str, tensors: dict[str, Num
 
 
 def describe(
-    directory: Path, label: str, sizes: FluxSizes, *, text_tokens: int = TEXT_TOKENS
+    directory: Path,
+    label: str,
+    sizes: FluxSizes,
+    *,
+    text_tokens: int = TEXT_TOKENS,
+    usual_pixels: int = USUAL_PIXELS,
 ) -> Manifest:
     """Digest every file of a directory for its manifest."""
     paths = sorted(p.relative_to(directory) for p in directory.rglob("*") if p.is_file())
@@ -66,6 +72,7 @@ def describe(
             inner_dim=sizes.inner,
         ),
         text_tokens=text_tokens,
+        usual_pixels=usual_pixels,
     )
 
 

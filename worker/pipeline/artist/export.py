@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from shared.errors import WeightsMissing, WrongWeights
 from shared.manifest import Manifest, Role, read_manifest, write_manifest
 from worker.pipeline.artist.captions import TEXT_TOKENS
+from worker.pipeline.artist.drawings import SIZES as PICTURE_SIZES
 from worker.pipeline.artist.flow_training import make_tokenizers
 from worker.pipeline.artist.shapes import (
     ARTIST_VAE_CONFIG,
@@ -89,7 +91,8 @@ def _fill(directory: Path, vae: Any, reader: Reader) -> Manifest:
     write_gguf(directory / "text_encoder_2/model.gguf", "t5encoder", LABEL, _t5(reader.t5))
     transformer = {name: each.numpy() for name, each in _plain(reader.transformer).items()}
     write_gguf(directory / "transformer/model.gguf", "flux", LABEL, transformer)
-    manifest = describe(directory, LABEL, SIZES, text_tokens=TEXT_TOKENS)
+    usual_pixels = prod(PICTURE_SIZES[0])
+    manifest = describe(directory, LABEL, SIZES, text_tokens=TEXT_TOKENS, usual_pixels=usual_pixels)
     write_manifest(directory, manifest)
     return manifest
 

@@ -23,10 +23,11 @@ Merge = tuple[str, str]
 
 @cache
 def t5_artist_words() -> tuple[str, ...]:
-    """List T5's vocabulary: the special ones, the space, marks, and words of either case."""
-    words = [f"{_SPACE}{word}" for word in vocabulary() if word.isalpha()]
-    capital = [f"{_SPACE}{word.capitalize()}" for word in vocabulary() if word.isalpha()]
-    return ("<pad>", "</s>", "<unk>", _SPACE, *_MARKS, *words, *capital)
+    """List T5's vocabulary: the special ones, the space, marks, and words in three spellings."""
+    words = [word for word in vocabulary() if word.isalpha()]
+    capital = [word.capitalize() for word in words]
+    spelled = dict.fromkeys([*words, *capital, *map(str.upper, words)])  # "A" is two of them
+    return ("<pad>", "</s>", "<unk>", _SPACE, *_MARKS, *(f"{_SPACE}{word}" for word in spelled))
 
 
 @cache
