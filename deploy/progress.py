@@ -1,6 +1,10 @@
-"""Show on standard error what is being drawn: a bar in a terminal, else a line for each change."""
+"""Show on standard error what is being drawn: a bar in a terminal, else lines.
+
+A line comes for each change, and once a minute where nothing else changes than how far it is.
+"""
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -8,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.console import say
+
+LINE_EVERY = 60.0  # seconds
 
 
 class Display:
@@ -28,16 +34,16 @@ class Display:
             else None
         )
         self._line = self._bar.add_task("", total=1.0) if self._bar else None
-        self._said = ""
+        self._said, self._due = "", 0.0
 
     def show(self, what: str, detail: str, fraction: float) -> None:
         """Show what goes on, a detail of it that changes often, and a fraction of 0 to 1."""
         if self._bar and self._line is not None:
-            text = f"{what}  {detail}" if detail else what
-            self._bar.update(self._line, description=text, completed=fraction)
+            self._bar.update(self._line, description=_joined(what, detail), completed=fraction)
         elif what != self._said:
-            self._said = what
-            say(f"{fraction:4.0%}  {what}")
+            self._say(what, f"{fraction:4.0%}  {what}")
+        elif time.monotonic() >= self._due:
+            self._say(what, f"{fraction:4.0%}  {_joined(what, detail)}")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -52,3 +58,11 @@ class Display:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+    def _say(self, what: str, line: str) -> None:
+        self._said, self._due = what, time.monotonic() + LINE_EVERY
+        say(line)
+
+
+def _joined(what: str, detail: str) -> str:
+    return f"{what}  {detail}" if detail else what

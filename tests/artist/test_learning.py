@@ -176,6 +176,8 @@ def test_a_training_is_not_begun_over_another(tmp_path: Path) -> None:
         bench.begin(began, resume=False)
     with pytest.raises(WrongWeights, match="--seed 3, not 4"):
         bench.begin(Beginning(seed=4, stories=90), resume=True)
+    with pytest.raises(WrongWeights, match="other shapes or words; go on with the illo that began"):
+        bench.begin(Beginning(seed=3, stories=90, models="a level more"), resume=True)
     # the stories are those that it began with, however many are asked for now
     assert bench.begin(Beginning(seed=3, stories=9), resume=True) == began
 

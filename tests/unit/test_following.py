@@ -6,6 +6,7 @@ import pytest
 
 from deploy.client import Client
 from deploy.following import batch_line, follow_batch, follow_job, job_line
+from deploy.progress import Display
 from tests.fake_service import FakeService, a_job_body
 
 
@@ -55,6 +56,24 @@ def test_a_batch_of_which_nothing_is_drawn_says_why(place: Any, words: str) -> N
 @pytest.mark.parametrize("status", ["completed", "completed_with_failures", "canceled"])
 def test_an_ended_batch_is_whole(status: str) -> None:
     assert batch_line({"status": status, "counts": {"succeeded": 3}}, []) == ("3/3 scenes", "", 1.0)
+
+
+def test_without_a_terminal_a_line_comes_for_each_change_and_one_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = [0.0]
+    monkeypatch.setattr("deploy.progress.time.monotonic", lambda: seconds[0])
+    with Display() as display:
+        for at in (0, 59.9, 60, 119.9, 120):
+            seconds[0] = at
+            display.show("teaching", f"step {at:g}", at / 200)
+        display.show("drawing", "1 of 9", 0.65)
+    assert capsys.readouterr().err.splitlines() == [
+        "  0%  teaching",
+        " 30%  teaching  step 60",
+        " 60%  teaching  step 120",
+        " 65%  drawing",
+    ]
 
 
 def test_a_job_is_followed_by_what_has_changed_since_the_last_look() -> None:

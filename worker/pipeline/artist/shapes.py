@@ -1,5 +1,7 @@
 """The sizes of the artist's models, and the models with nothing learned yet."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +83,13 @@ def artist_clip_config() -> dict[str, Any]:
 def artist_t5_config() -> dict[str, Any]:
     """Configure T5's encoder: as wide as the tiny one, over the captions' words."""
     return t5_config(len(t5_artist_words()))
+
+
+def models_digest() -> str:
+    """Digest what checkpoints fit: the shapes of all models, and which words have which number."""
+    shapes = (ARTIST_VAE_CONFIG, TRANSFORMER_CONFIG, artist_clip_config(), artist_t5_config())
+    words = (clip_artist_words(), t5_artist_words())
+    return hashlib.sha256(json.dumps([shapes, words], sort_keys=True).encode()).hexdigest()
 
 
 def new_vae(seed: int) -> Any:

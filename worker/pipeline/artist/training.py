@@ -11,7 +11,7 @@ from worker.pipeline.artist.album import fill_album, open_album
 from worker.pipeline.artist.curve import draw_curve
 from worker.pipeline.artist.export import export, refuse_others
 from worker.pipeline.artist.flow_training import make_tokenizers, taught_reader, train_flow
-from worker.pipeline.artist.shapes import Reader
+from worker.pipeline.artist.shapes import Reader, models_digest
 from worker.pipeline.artist.sketch import assembled, draw_sheet
 from worker.pipeline.artist.vae_training import OnStep, quality, taught_vae, train_vae
 from worker.pipeline.artist.workbench import LOSSES, Beginning, Workbench
@@ -54,7 +54,8 @@ def train(
     refuse_others(directory)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bench = Workbench(workbench_of(directory))
-    began = bench.begin(Beginning(seed=seed, stories=stories or STORIES), resume=resume)
+    beginning = Beginning(seed=seed, stories=stories or STORIES, models=models_digest())
+    began = bench.begin(beginning, resume=resume)
     with bench.alone():
         seconds = 60 * minutes
         for_vae = VAE_SHARE * seconds

@@ -28,6 +28,7 @@ class Beginning:
 
     seed: int
     stories: int
+    models: str = ""  # a digest of their shapes and words; the oldest trainings tell none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,11 @@ class Workbench:
         if began.seed != beginning.seed:
             raise WrongWeights(
                 f"{self.folder}: began with --seed {began.seed}, not {beginning.seed}"
+            )
+        if began.models != beginning.models:
+            raise WrongWeights(
+                f"{self.folder}: began with models of other shapes or words; go on with the illo "
+                "that began it, or begin in another directory"
             )
         return began
 
