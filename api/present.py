@@ -171,6 +171,7 @@ def _metrics(took: Metrics) -> MetricsBody:
         resumed_at=took.resumed_at,
         peak_bytes=took.peak_bytes,
         remembered=took.remembered,
+        unread_tokens=took.unread_tokens,
     )
 
 

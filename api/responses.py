@@ -89,6 +89,9 @@ class MetricsBody(Shown):
     remembered: int | None = Field(
         description="How many of the prompt and the references were not encoded again."
     )
+    unread_tokens: int | None = Field(
+        description="Tokens at the prompt's end that are more than the weights read; 0 if all were."
+    )
 
 
 class CostBody(Shown):

@@ -152,7 +152,8 @@ class Metrics:
     """What a job took: seconds of a device over all attempts, and the rest of the last attempt.
 
     `steps` were denoised by it and `resumed_at` before it; `peak_bytes` is of the device's memory,
-    `remembered` how many of the prompt and the references were not encoded again.
+    `remembered` how many of the prompt and the references were not encoded again, `unread_tokens`
+    how many of the prompt's last tokens were beyond what the weights read.
     """
 
     gpu_seconds: float = 0.0
@@ -162,3 +163,4 @@ class Metrics:
     resumed_at: int | None = None
     peak_bytes: int | None = None
     remembered: int | None = None
+    unread_tokens: int | None = None

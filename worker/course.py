@@ -76,6 +76,7 @@ class Course:
             resumed_at=count.resumed_at,
             peak_bytes=drawn.peak_bytes if drawn else None,
             remembered=drawn.remembered if drawn else None,
+            unread_tokens=drawn.unread_tokens if drawn else None,
         )
 
     def __enter__(self) -> Self:

@@ -58,6 +58,7 @@ class Drawn:
     resumed_at: int = 0
     peak_bytes: int | None = None  # of the device's memory; not known of a CPU
     remembered: int = 0  # of the prompt and the references: how many were not encoded again
+    unread_tokens: int = 0  # at the prompt's end, that were too many
     together: int = 1  # images that shared the device's steps, at most
 
 

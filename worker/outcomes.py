@@ -90,4 +90,5 @@ def _took(job: Job) -> dict[str, object]:
         "resumed_at": took.resumed_at,
         "peak_bytes": took.peak_bytes,
         "remembered": took.remembered,
+        "unread_tokens": took.unread_tokens,
     }

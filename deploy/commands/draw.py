@@ -66,10 +66,16 @@ def finish_job(client: "Client", job: dict[str, Any], out: Path | None, *, as_js
         for file in files:
             click.echo(file)
     if job["status"] == "succeeded":
+        _tell_unread(job["metrics"].get("unread_tokens"))
         return Ending.DONE
     error = job["error"]
     say(f"{job['id']} {job['status']}" + (f": {error['message']}" if error else ""))
     return Ending.JOB_FAILED
+
+
+def _tell_unread(tokens: int | None) -> None:
+    if tokens:
+        say(f"the end of the prompt was not read, {tokens} tokens: these weights read fewer")
 
 
 def _asset(client: "Client", name: str) -> str:

@@ -57,7 +57,7 @@ def test_a_checkpoint_and_the_figures_of_a_job_read_as_they_were_written(
 ) -> None:
     figures = Metrics(
         gpu_seconds=1.5, stages={"denoising": 1.0}, steps=12, steps_per_second=0.75,
-        resumed_at=16, peak_bytes=2**40, remembered=3,
+        resumed_at=16, peak_bytes=2**40, remembered=3, unread_tokens=5,
     )  # fmt: skip
     job = replace(saved_at(a_job(status=Status.RUNNING), 3), metrics=figures)
     backend.jobs.create([job])

@@ -72,6 +72,7 @@ def test_a_job_tells_what_its_last_attempt_took(house: House) -> None:
     took = Metrics(
         gpu_seconds=40.0, stages={"denoising": 30.0, "image_encoding": 0.1}, steps=12,
         steps_per_second=0.4, resumed_at=16, peak_bytes=21_000_000_000, remembered=2,
+        unread_tokens=7,
     )  # fmt: skip
     job = house.have(status=Status.SUCCEEDED, metrics=took)
     told = house.client.get(f"/v1/jobs/{job.id}").json["metrics"]

@@ -58,6 +58,15 @@ def test_fewer_text_tokens_draw_another_picture(tmp_path: Path) -> None:
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.slow
+def test_a_drawing_tells_how_much_of_its_prompt_was_not_read(tmp_path: Path) -> None:
+    kontext = loaded(tmp_path / "tiny", SHORT)
+    tokens = len(kontext._pipeline.tokenizer_2("a" * 10).input_ids)
+    whole = "a" * (10 + SHORT - tokens)  # each letter is a token
+    for prompt, unread in ((whole, 0), (whole + "a", 1), (whole + "aaa", 3), (whole + "aaa", 3)):
+        assert draw(kontext, a_scene(prompt=prompt)).unread_tokens == unread
+
+
 def test_fewer_text_tokens_take_less_memory() -> None:
     short = replace(FULL_SIZE, text_tokens=SHORT)
     job = LargestJob(pixels=1024 * 1024, references=(1024 * 1024,))

@@ -235,6 +235,22 @@ def test_a_drawn_job_is_saved_and_its_file_printed(
     assert service.bodies("POST", "/v1/jobs") == [{"prompt": "Mia", "references": []}]
 
 
+@pytest.mark.parametrize(("unread", "told"), [(3, True), (0, False), (None, False)])
+def test_a_prompt_whose_end_was_not_read_is_told(
+    service: FakeService,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    unread: int | None,
+    told: bool,
+) -> None:
+    took = {"gpu_seconds": 1.5, "unread_tokens": unread}
+    service.answer("POST", "/v1/jobs", a_job_body("queued"), status=202)
+    service.answer("GET", "/v1/jobs/job_a", a_job_body("succeeded", metrics=took))
+    assert run(["draw", "Mia", "-o", str(tmp_path), "--url", service.url]) == 0
+    said = "the end of the prompt was not read, 3 tokens" in capsys.readouterr().err
+    assert said is told
+
+
 def test_several_pictures_of_a_job_are_numbered(service: FakeService, tmp_path: Path) -> None:
     images = [an_image_body(b"one"), an_image_body(b"two", index=1)]
     service.answer("POST", "/v1/jobs", a_job_body("queued"), status=202)

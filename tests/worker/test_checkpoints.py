@@ -710,7 +710,7 @@ def test_what_was_drawn_tells_its_figures(around: Surroundings) -> None:
     class Measured(FakePipeline):
         def draw(self, drawings, *, ahead=()):  # type: ignore[no-untyped-def]
             return [
-                replace(drawn, peak_bytes=5_000, remembered=1, denoise_seconds=2.0)
+                replace(drawn, peak_bytes=5_000, remembered=1, unread_tokens=3, denoise_seconds=2.0)
                 if isinstance(drawn, Drawn)
                 else drawn
                 for drawn in super().draw(drawings, ahead=ahead)
@@ -721,5 +721,6 @@ def test_what_was_drawn_tells_its_figures(around: Surroundings) -> None:
     assert done is not None
     took = done.metrics
     assert (took.steps, took.resumed_at, took.peak_bytes, took.remembered) == (4, 0, 5_000, 1)
+    assert took.unread_tokens == 3
     assert took.steps_per_second == 2.0
     assert value(at.measures, "illo_peak_memory_bytes") == 5_000

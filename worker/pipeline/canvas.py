@@ -35,7 +35,7 @@ class Canvas:
         self.failure: Exception | None = None
         self.rows: list[Row] = []
         self._images: list[Image.Image] = []
-        self._resumed_at = self._denoised = self._remembered = 0
+        self._resumed_at = self._denoised = self._remembered = self._unread = 0
         self._seconds = 0.0
         self._redone = self._begun = self._asking = False
         self._together = 1
@@ -101,6 +101,7 @@ class Canvas:
             resumed_at=self._resumed_at,
             peak_bytes=peak_bytes,
             remembered=self._remembered,
+            unread_tokens=self._unread,
             together=self._together,
         )
 
@@ -141,6 +142,7 @@ class Canvas:
 
     def _lay_out(self, pipeline: FluxKontextPipeline, encoder: Encoder) -> None:
         encoded = encoder.encode(self.scene, self._read)
+        self._unread = encoded.unread_tokens
         conditions = conditions_of(pipeline, self.scene, encoded)
         self.rows = [first_row(pipeline, self.scene, seed, conditions) for seed in self.scene.seeds]
 

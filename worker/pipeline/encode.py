@@ -30,6 +30,7 @@ class Encoded:
     prompt: torch.Tensor  # (text tokens, width of T5)
     pooled: torch.Tensor  # (width of CLIP,)
     references: tuple[torch.Tensor, ...]  # each (channels, rows, columns), shifted and scaled
+    unread_tokens: int = 0  # of the prompt, at its end: T5 reads no more than the weights say
 
 
 class Encoder:
@@ -56,8 +57,10 @@ class Encoder:
     def encode(self, scene: Scene, read: ReadReference) -> Encoded:
         """Encode one scene; raises what `read` raises."""
         references = tuple(self._reference(each, read) for each in scene.references)
-        prompt, pooled = self._prompt(scene.prompt)
-        return Encoded(prompt=prompt, pooled=pooled, references=references)
+        with self.lock:  # another thread may be encoding this very prompt
+            prompt, pooled = self._prompt(scene.prompt)
+            unread = self._unread(scene.prompt)
+        return Encoded(prompt=prompt, pooled=pooled, references=references, unread_tokens=unread)
 
     def remembers(self, scene: Scene) -> int:
         """Count what of a scene, its prompt and its references, need not be encoded again."""
@@ -96,9 +99,12 @@ class Encoder:
             self.references.forget(reference.sha256)
 
     def _prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        with self.lock:  # another thread may be encoding this very prompt
-            found = self.prompts.get(prompt) or self._encode_prompts([prompt])[0]
+        found = self.prompts.get(prompt) or self._encode_prompts([prompt])[0]
         return self._placed(found[0]), self._placed(found[1])
+
+    def _unread(self, prompt: str) -> int:
+        tokens = self._pipeline.tokenizer_2(prompt, truncation=False).input_ids
+        return max(0, len(tokens) - self._text_tokens)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> list[tuple[torch.Tensor, ...]]:
         with self.lock:
