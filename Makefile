@@ -3,13 +3,16 @@
 # make check  what every commit passes: style, types, import rules, the fast tests
 # make bench  the figures of docs/benchmarks.md, measured on this machine
 # make images build both images and look into them; as root where no container engine answers
-# make fidelity   what the small artist's pictures mean, and whether their judge can tell: minutes
+# make fidelity   what the small artist's pictures mean, and whether their judge can tell: minutes;
+#                 WEIGHTS=DIR scores what `illo weights train-tiny` made
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # An index to look for torch in besides pip's own. For a machine without a GPU, PyTorch's
 # CPU index saves gigabytes: make demo TORCH_INDEX=URL
 TORCH_INDEX ?=
+# An artist's weights directory to score with make fidelity, instead of those that illo brings.
+WEIGHTS ?=
 
 BIN := .venv/bin
 READY := .venv/.installed
@@ -39,7 +42,7 @@ bench: install
 	$(BIN)/python -m benchmarks $(ONLY)
 
 fidelity: install
-	$(BIN)/pytest -m fidelity -s
+	FIDELITY_WEIGHTS=$(WEIGHTS) $(BIN)/pytest -m fidelity -s
 
 images: install
 	deploy/images/build
