@@ -1,5 +1,5 @@
 # make demo   draw a story of six scenes through real processes, and show the pictures
-# make test   every test, from nothing
+# make test   every test but those of make fidelity, from nothing
 # make check  what every commit passes: style, types, import rules, the fast tests
 # make bench  the figures of docs/benchmarks.md, measured on this machine
 # make images build both images and look into them; as root where no container engine answers

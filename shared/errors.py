@@ -195,6 +195,10 @@ class WeightsUnreachable(WeightsError):
     """The weights cannot be read at present; trying again later may help."""
 
 
+class NoSuchDevice(WeightsError):
+    """Torch cannot compute where weights were to be taught."""
+
+
 class WeightsInTheWay(WeightsError):
     """Other weights lie where these were to go; nothing was overwritten."""
 

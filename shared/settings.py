@@ -108,7 +108,7 @@ class Settings(BaseModel):
         gt=0,
         le=600,
         validate_default=True,
-        description="How often a worker renews its claim; below half a lease.",
+        description="How often a worker renews its claim; at most half a lease.",
     )
     sweep_seconds: float = Field(
         5, gt=0, le=3600, description="How often lost wake-ups and dead workers are looked for."

@@ -22,7 +22,7 @@ MB = 10**6
 def doctor(probed: str | None, as_json: bool) -> int:
     """Look at settings, weights, device and backends; end with 1 if something is wrong.
 
-    Nothing is changed, and no setting's value is shown.
+    Nothing is changed, and of secrets no value is shown.
     """
     from deploy.findings import State
 

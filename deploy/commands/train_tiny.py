@@ -14,7 +14,7 @@ MINUTES = 180.0  # of two cores that have nothing else to do
 
 
 @click.command("train-tiny")
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directory", type=click.Path(file_okay=False, resolve_path=True, path_type=Path))
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=MINUTES,
               show_default=True,
               help="How long to teach, what came before --resume included.")  # fmt: skip

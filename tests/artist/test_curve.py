@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from worker.pipeline.artist.curve import HEIGHT, MARGIN, draw_curve
+from worker.pipeline.artist.curve import HEIGHT, MARGIN, curve_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 Line = dict[str, object]
@@ -22,10 +22,9 @@ UNSEEN: list[Line] = [
 ]
 
 
-def drawn(tmp_path: Path, *lines: Line) -> ElementTree.Element:
-    (tmp_path / "losses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    draw_curve(tmp_path / "losses.jsonl", tmp_path / "losses.svg")
-    return ElementTree.fromstring((tmp_path / "losses.svg").read_text())
+def drawn(tmp_path: Path, *lines: Line, end: str = "") -> ElementTree.Element:
+    (tmp_path / "losses.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + end)
+    return ElementTree.fromstring(curve_of(tmp_path / "losses.jsonl"))
 
 
 def curves(picture: ElementTree.Element) -> list[list[tuple[float, float]]]:
@@ -51,6 +50,11 @@ def test_every_phase_has_a_curve_of_all_its_points(
     assert [len(curve) for curve in curves(picture)] == expected
     panels = 1 + any(line["phase"] == "flow" for line in lines)
     assert picture.get("height") == str(HEIGHT * panels)
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    [curve] = curves(drawn(tmp_path, *VAE, end='{"phase": "vae", "st'))
+    assert len(curve) == len(VAE)
 
 
 def test_less_is_lower_and_later_is_further_right(tmp_path: Path) -> None:

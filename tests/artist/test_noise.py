@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
-from worker.pipeline.artist.flow_training import EVENLY, _shifted, _sigmas
+from worker.pipeline.artist.flow_training import _sigmas
 from worker.pipeline.artist.learning import stratified
+from worker.pipeline.tiny_shapes import SCHEDULER_CONFIG
 
 pytestmark = pytest.mark.slow  # what it imports takes seconds
 TOKENS = 16
@@ -31,8 +33,12 @@ def test_most_lie_where_the_reference_counts_and_few_where_it_does_not() -> None
 
 def test_half_of_them_are_as_the_schedule_has_them() -> None:
     generator = torch.Generator().manual_seed(3)
-    few = round(EVENLY * 32)
-    times = stratified(32 - few, generator)  # drawn first
-    assert len(times) == 16
-    expected = _shifted(stratified(few, generator), TOKENS)
-    assert torch.equal(_sigmas(32, TOKENS, torch.Generator().manual_seed(3))[:few], expected)
+    stratified(16, generator)  # the others' are drawn first
+    times = stratified(16, generator).flip(0)  # a scheduler goes down
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(SCHEDULER_CONFIG)
+    # from 0.5 at 256 tokens to 1.15 at 4,096, on a line
+    shift = 0.5 + (1.15 - 0.5) * (TOKENS - 256) / (4096 - 256)
+    scheduler.set_timesteps(sigmas=times.tolist(), mu=shift)
+    found = _sigmas(32, TOKENS, torch.Generator().manual_seed(3))[:16]
+    torch.testing.assert_close(found.flip(0), scheduler.sigmas[:-1])
+    assert (scheduler.sigmas[:-1] - times).abs().max() > 0.05  # it does shift

@@ -15,7 +15,7 @@ from worker.pipeline.artist.judge import Judge, Verdict
 from worker.pipeline.kontext import Kontext
 
 SAME_HUE = 25  # degrees: names of hues are 24 to 63 apart
-TOGETHER = 16
+TOGETHER = 12  # one of each setting: sizes change after these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +35,10 @@ def score(asked: Sequence[Order], pictures: Sequence[Image.Image], judge: Judge)
     """Compare what pictures show with what was asked for."""
     verdicts = judged(pictures, judge)
     kept = [_kept(order, verdict) for order, verdict in zip(asked, verdicts, strict=True)]
-    errors = sorted(
+    errors = [
         hue_distance(order.character.hue, verdict.character.hue)
         for order, verdict in zip(asked, verdicts, strict=True)
-    )
+    ]
     colour, shape, hat, eyes, setting = (_part(list(column)) for column in zip(*kept, strict=True))
     return Score(
         colour=colour,
@@ -47,7 +47,7 @@ def score(asked: Sequence[Order], pictures: Sequence[Image.Image], judge: Judge)
         eyes=eyes,
         all_four=_part([all(each[:4]) for each in kept]),
         setting=setting,
-        hue_error=errors[len(errors) // 2],
+        hue_error=median(errors),
     )
 
 
@@ -77,7 +77,7 @@ def draw_all(
     for start in range(0, len(scenes), TOGETHER):
         some = slice(start, start + TOGETHER)
         found = kontext.draw([
-            a_drawing(scene, read=lambda named, given=given: _shown(named.sha256, given))
+            a_drawing(scene, read=lambda reference, given=given: given[reference.sha256])
             for scene, given in zip(scenes[some], [_named(each) for each in references[some]],
                                     strict=True)
         ])  # fmt: skip
@@ -87,10 +87,6 @@ def draw_all(
 
 def _named(references: Sequence[Image.Image]) -> dict[str, Image.Image]:
     return {named(each).sha256: each for each in references}
-
-
-def _shown(digest: str, given: dict[str, Image.Image]) -> Image.Image:
-    return given[digest]
 
 
 def _kept(order: Order, verdict: Verdict) -> tuple[bool, ...]:

@@ -56,7 +56,7 @@ class Order:
 
 
 def orders(count: int, *, seed: int = 0) -> list[Order]:
-    """Choose so many; each setting and each size comes equally often."""
+    """Choose so many; settings take turns, and sizes after every round of them."""
     chance = Random(seed)
     settings = list(Setting)
     return [

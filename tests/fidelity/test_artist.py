@@ -16,6 +16,8 @@ from PIL import Image
 
 from shared.settings import SMALL_ARTIST
 from tests.fidelity.cases import (
+    Pictures,
+    Shows,
     another_scene,
     both,
     drawn_by_stock,
@@ -24,7 +26,15 @@ from tests.fidelity.cases import (
     there_and_back,
 )
 from tests.fidelity.faults import FAULTS
-from tests.fidelity.measuring import Score, distance, draw_all, judged, score
+from tests.fidelity.measuring import (
+    SAME_HUE,
+    TOGETHER,
+    Score,
+    distance,
+    draw_all,
+    judged,
+    score,
+)
 from tests.fidelity.orders import Order, orders, shuffled
 from worker.pipeline.artist.characters import Eyes, hue_distance
 from worker.pipeline.artist.judge import Judge
@@ -34,7 +44,7 @@ from worker.pipeline.start import begin
 pytestmark = [pytest.mark.fidelity, pytest.mark.timeout(3600)]
 
 WEIGHTS = Path(os.environ.get("FIDELITY_WEIGHTS") or SMALL_ARTIST)
-STEPS, TOGETHER = 16, 12
+STEPS = 16
 ASKED = orders(408)
 SOME = ASKED[:204]
 FEW = ASKED[:96]
@@ -52,12 +62,12 @@ def kontext() -> Kontext:
 
 
 @pytest.fixture(scope="module")
-def told(judge: Judge) -> Callable[[str, Sequence[Order], Sequence[object]], Score]:
+def told(judge: Judge) -> Callable[[str, Sequence[Order], Pictures], Score]:
     """Score pictures, and add a line to the table of the document."""
     print("\n" + "".join(f"{field.name:>11}" for field in fields(Score)))
 
-    def tell(case: str, asked: Sequence[Order], pictures: Sequence[object]) -> Score:
-        found = score(asked, pictures, judge)  # type: ignore[arg-type]
+    def tell(case: str, asked: Sequence[Order], pictures: Pictures) -> Score:
+        found = score(asked, pictures, judge)
         print("".join(f"{value:11.3f}" for value in astuple(found)), f" {case}, of {len(asked)}")
         return found
 
@@ -138,9 +148,9 @@ def test_with_anothers_prompt_it_draws_the_other_setting(
     ],
 )
 def test_it_takes_other_references_or_none(
-    kontext: Kontext, told: Callable[..., Score], case: str, shows: object, least: float
+    kontext: Kontext, told: Callable[..., Score], case: str, shows: Shows, least: float
 ) -> None:
-    found = told(case, SOME, drawn_with(kontext, SOME, steps=STEPS, shows=shows))  # type: ignore[arg-type]
+    found = told(case, SOME, drawn_with(kontext, SOME, steps=STEPS, shows=shows))
     assert found.all_four >= least
     assert found.setting >= 0.93
 
@@ -156,7 +166,7 @@ def test_seeds_differ_in_place_and_size_and_agree_in_the_character(
     verdicts = judged(pictures, judge)
     assert np.std([verdict.place.x for verdict in verdicts]) > 6
     assert np.std([verdict.place.size for verdict in verdicts]) > 1.5
-    kept = [hue_distance(each.character.hue, order.character.hue) < 25 for each in verdicts]
+    kept = [hue_distance(each.character.hue, order.character.hue) <= SAME_HUE for each in verdicts]
     assert sum(kept) >= 0.9 * SEEDS
     assert sum(each.setting is order.setting for each in verdicts) >= 0.9 * SEEDS
 

@@ -1,9 +1,12 @@
 """The queue as a whole, the workers, and what a waiting job is told."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from api.queue_view import Standing, place_of
 from shared.holds import why_held
@@ -13,6 +16,7 @@ from shared.workers import WorkerRecord, WorkerState
 from tests.builders import NOW, WEIGHTS, a_job, a_scene, seconds
 from tests.http.conftest import Away, House, claimed
 
+ROOT = Path(__file__).parents[2]
 REMOTE = {"REMOTE_ADDR": "192.0.2.7"}
 
 
@@ -262,3 +266,23 @@ def test_metrics_count_what_happened(house: House) -> None:
         assert f"illo_http_requests_total{line}" in told
     assert "illo_http_request_seconds_bucket" in told
     assert "BREW" not in told
+
+
+FIGURE = re.compile(r"^\| `(illo_\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
+
+
+def test_the_document_lists_every_figure_with_its_kind_and_labels(house: House) -> None:
+    client = house.client
+    client.post("/v1/jobs", json={"prompt": "Mia"})
+    told = {}
+    for family in text_string_to_metric_families(client.get("/metrics").get_data(as_text=True)):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels}
+        if not name.endswith("_created"):  # prometheus_client tells when it began, too
+            told[name] = (family.type, labels - {"le"})
+    _, _, of_the_api = (ROOT / "docs/metrics.md").read_text().partition("## Of the API")
+    listed = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in FIGURE.findall(of_the_api)
+    }
+    assert listed == told

@@ -383,7 +383,11 @@ def test_nothing_is_made_ready_once_the_models_are_offloaded(
     kontext: Kontext, counted: Counted
 ) -> None:
     resident = [True, False]
-    soon = in_advance(replace(MIA, references=(CRIMSON,)))
+
+    def read(reference: Reference) -> Image.Image:
+        pytest.fail("it may come from far away, and nobody needs it")
+
+    soon = [Ahead(scene=replace(MIA, references=(CRIMSON,)), read=read)]
     kontext._encoder.make_ready(soon, wanted=lambda: resident.pop(0))
     assert (counted.prompts, counted.pictures) == ([1], [])
 

@@ -30,7 +30,7 @@ FOX = a_scene(prompt="A fox", steps=3, seed=1, guidance=1.5, width=80)
 MIA = a_scene(prompt="Mia hides", steps=5, seed=2, guidance=4.0, width=80)
 OWL = a_scene(prompt="An owl, awake", steps=4, seed=3, width=80)
 TALL = a_scene(prompt="A tower", steps=2, height=96)
-# What a batch may differ by, of latents that are about 3 at most; docs/weights.md says what was
+# What a batch may differ by, of latents of about 4; docs/weights.md says what was
 # measured. The numbers of a picture go from 0 to 255.
 LATENTS = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 MOST = {torch.float32: 1, torch.bfloat16: 40}

@@ -70,15 +70,19 @@ class Encoder:
     def make_ready(self, ahead: Sequence[Ahead], *, wanted: Callable[[], bool]) -> None:
         """Encode what scenes to come will need; what cannot be read is left to its own drawing.
 
-        `wanted` is asked, under the lock, before each use of a model; its no ends the work.
+        `wanted` is asked before each reading of a picture and, under the lock, before each use of
+        a model; its no ends the work.
         """
         with torch.no_grad():
             self.encode_prompts((each.scene.prompt for each in ahead), wanted=wanted)
             for each in ahead:
                 for reference in each.scene.references:
-                    if reference.sha256 not in self.references:
-                        with suppress(IlloError):
-                            self._remember(reference, each.read(reference), wanted=wanted)
+                    if reference.sha256 in self.references:
+                        continue
+                    if not wanted():
+                        return
+                    with suppress(IlloError):
+                        self._remember(reference, each.read(reference), wanted=wanted)
 
     def encode_prompts(
         self, prompts: Iterable[str], *, wanted: Callable[[], bool] = lambda: True
@@ -88,7 +92,9 @@ class Encoder:
         while waiting:
             with self.lock:  # another thread may be encoding some of them
                 new = [prompt for prompt in waiting if prompt not in self.prompts]
-                if new and wanted():
+                if new and not wanted():
+                    return
+                if new:
                     self._encode_prompts(new[: self.together])
             waiting = new[self.together :]
 

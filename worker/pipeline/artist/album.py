@@ -33,6 +33,11 @@ class Album:
     unseen: Page  # what nothing is learned from: to measure on
 
 
+def is_begun(workbench: Workbench) -> bool:
+    """Whether any page is there: its latents are of the VAE that encoded them, and no other."""
+    return workbench.path_of(_name(0)).exists()
+
+
 def fill_album(
     workbench: Workbench,
     vae: Any,

@@ -22,8 +22,8 @@ _COLOURS = ("#3558d6", "#1b7f4d", "#d64b3c")
 Points = Sequence[tuple[float, float]]
 
 
-def draw_curve(losses: Path, path: Path) -> None:
-    """Read `losses.jsonl` of a training and write the picture."""
+def curve_of(losses: Path) -> str:
+    """Read `losses.jsonl` of a training and draw them; a line that was cut off is left out."""
     lines = _lines(losses)
     panels = [
         (_TITLES[phase], {_NAMES[name]: lines[name] for name in names if lines[name]})
@@ -36,13 +36,16 @@ def draw_curve(losses: Path, path: Path) -> None:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     )
     body = "\n".join(["<rect width='100%' height='100%' fill='white'/>", *drawn])
-    path.write_text(f"{head}\n{body}\n</svg>\n", encoding="utf-8")
+    return f"{head}\n{body}\n</svg>\n"
 
 
 def _lines(losses: Path) -> dict[str, list[tuple[float, float]]]:
     found = defaultdict(list)
     for line in losses.read_text(encoding="utf-8").splitlines():
-        told = json.loads(line)
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
         phase, minutes = told["phase"], told["seconds"] / 60
         for name in ("loss", "with_reference", "with_anothers"):
             if name in told:

@@ -43,13 +43,23 @@ def export(directory: Path, vae: Any, reader: Reader) -> Manifest:
     try:
         manifest = _fill(made, vae, reader)
         made.chmod(0o755)
-        if directory.exists():
-            directory.rename(made.with_name(f"{made.name}-before"))
-        made.rename(directory)
+        _put(made, directory)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(made.with_name(f"{made.name}-before"), ignore_errors=True)
     return manifest
+
+
+def _put(made: Path, directory: Path) -> None:
+    before = made.with_name(f"{made.name}-before")
+    try:
+        if directory.exists():
+            directory.rename(before)
+        made.rename(directory)
+    except BaseException:
+        if before.exists() and not directory.exists():
+            before.rename(directory)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def refuse_others(directory: Path) -> None:

@@ -19,7 +19,7 @@ from worker.pipeline.artist.attention import PreciseAttention
 from worker.pipeline.artist.captions import TEXT_TOKENS
 from worker.pipeline.artist.examples import Examples, Shown, draw_examples, make_examples
 from worker.pipeline.artist.learning import Learner, Rates, mean, stratified
-from worker.pipeline.artist.shapes import Reader, new_reader
+from worker.pipeline.artist.shapes import PARTS, Reader, new_reader
 from worker.pipeline.artist.vae_training import OnStep, averaged
 from worker.pipeline.artist.words import write_tokenizers
 from worker.pipeline.artist.workbench import Stand, Stopwatch, Workbench
@@ -37,7 +37,7 @@ GUIDANCE = (1.0, 5.0)  # it is read, and means nothing
 EVENLY = 0.5  # of the examples get a time of the schedule's, the others one around the middle
 MIDDLE, AROUND = 1.0, 0.9  # mean and spread of the logits of the noise
 SHEET_EVERY = 600  # seconds
-OnSheet = Callable[[Reader, int], None]  # the models as averaged so far, and their steps
+OnTaught = Callable[[Reader, int], None]  # the models as averaged so far, and their steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def train_flow(
     seconds: float,
     device: torch.device,
     on_step: OnStep,
-    on_sheet: OnSheet,
+    on_taught: OnTaught,
 ) -> None:
     """Teach for so many seconds in all, from the beginning or from where it stands."""
     stand = workbench.stand_of(PHASE)
@@ -107,16 +107,16 @@ def train_flow(
                 measured = measure(taught, tokenizers, album.unseen)
                 now = Stand(step=learner.step, seconds=watch.seconds)
                 workbench.note("unseen", now, measured)
-                on_sheet(taught, learner.step)
+                on_taught(taught, learner.step)
     finally:
-        if learner.step > stand.step:
+        if learner.whole and learner.step > stand.step:
             save()
 
 
 def taught_reader(workbench: Workbench, device: torch.device) -> Reader:
     """Give the text encoders and the transformer as they were taught, averaged."""
     saved = workbench.load(PHASE)
-    return _filled({part: averaged(saved, part) for part in ("clip", "t5", "transformer")}, device)
+    return _filled({part: averaged(saved, part) for part in PARTS}, device)
 
 
 def measure(reader: Reader, tokenizers: Tokenizers, unseen: Page) -> dict[str, float]:
@@ -217,7 +217,7 @@ def _shifted(times: torch.Tensor, tokens: int) -> torch.Tensor:
 
 
 def _averaged(learner: Learner, device: torch.device) -> Reader:
-    return _filled({part: learner.averaged(part) for part in ("clip", "t5", "transformer")}, device)
+    return _filled({part: learner.averaged(part) for part in PARTS}, device)
 
 
 def _filled(parts: dict[str, dict[str, torch.Tensor]], device: torch.device) -> Reader:

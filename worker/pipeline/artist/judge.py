@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -34,13 +33,12 @@ BATCH = 48
 TURNS = 9  # how often each drawing is seen
 RATE = 4e-3
 CELL = 16  # pixels of the picture that one place of the last layer stands for
-Kind = TypeVar("Kind")
 _KINDS = (Shape, Hat, Eyes, Setting)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a picture shows; `place` is the middle of the body and its height."""
+    """What a picture shows."""
 
     character: Character
     setting: Setting
@@ -171,5 +169,5 @@ def _verdict(found: tuple[torch.Tensor, ...]) -> Verdict:
             hue=turn, shape=list(Shape)[shape], hat=list(Hat)[hat], eyes=list(Eyes)[eyes]
         ),
         setting=list(Setting)[setting],
-        place=Place(x=x, y=y, size=size),
+        place=Place(x=x, y=y + size / 2, size=size),  # found is the body's middle
     )

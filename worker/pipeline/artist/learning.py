@@ -1,7 +1,8 @@
 """Move parameters against their gradients, and keep the average of where they have been.
 
-Matrices move by their momentum made orthogonal, so that all of its directions count alike; this
-learns several times faster here than Adam does, which moves the rest.
+Matrices move as Muon moves them, by their momentum made orthogonal (five Newton-Schulz iterations),
+so that all of its directions count alike; this learns several times faster here than Adam does,
+which moves the rest.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ _TURNS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How fast matrices and the rest move, for which end of the time they slow down, and memory."""
+    """How fast matrices and the rest move, and how slowly the average follows them."""
 
     matrices: float
     rest: float
@@ -46,6 +47,7 @@ class Learner:
         self.rates = rates
         self._gently = tuple(f"{part}." for part in gently)
         self.step = 0
+        self.whole = True  # not while a step is being taken
         self._parameters = {
             f"{part}.{name}": parameter
             for part, module in parts.items()
@@ -54,7 +56,7 @@ class Learner:
         self._matrices = [name for name in self._parameters if self._is_matrix(name)]
         self._matrices.sort(key=self._flat_shape)
         self._rest = [name for name in self._parameters if name not in set(self._matrices)]
-        self._moving = {name: torch.zeros_like(each) for name, each in self._parameters.items()}
+        self._momentum = {name: torch.zeros_like(each) for name, each in self._parameters.items()}
         self._squares = {name: torch.zeros_like(self._parameters[name]) for name in self._rest}
         self._average = {name: each.detach().clone() for name, each in self._parameters.items()}
 
@@ -62,6 +64,7 @@ class Learner:
         """Take a step after a backward pass, so much of the time having passed."""
         nn.utils.clip_grad_norm_(self._parameters.values(), LONGEST_GRADIENT)
         rate = self.rates.at(self.step, fraction)
+        self.whole = False
         with torch.no_grad():
             self._move_matrices(rate * self.rates.matrices)
             self._move_rest(rate * self.rates.rest)
@@ -72,6 +75,7 @@ class Learner:
         for parameter in self._parameters.values():
             parameter.grad = None
         self.step += 1
+        self.whole = True
 
     def saved(self) -> dict[str, torch.Tensor]:
         """Everything to go on from, by name."""
@@ -94,13 +98,13 @@ class Learner:
         }
 
     def _state(self) -> Iterable[tuple[str, str, torch.Tensor]]:
-        kinds = {"now": self._parameters, "moving": self._moving, "squares": self._squares}
+        kinds = {"now": self._parameters, "moving": self._momentum, "squares": self._squares}
         for kind, tensors in {**kinds, "average": self._average}.items():
             for name, each in tensors.items():
                 yield kind, name, each.detach()
 
     def _is_matrix(self, name: str) -> bool:
-        outer = ("embed", "shared", "relative", "conv_in", "conv_out", "_in.weight")
+        outer = ("embed", "conv_in", "conv_out")
         ends = any(word in name for word in outer) or name.endswith("transformer.proj_out.weight")
         gently = name.startswith(self._gently)
         return self._parameters[name].ndim > 1 and not ends and not gently
@@ -113,9 +117,9 @@ class Learner:
         for (rows, columns), names in groupby(self._matrices, key=self._flat_shape):
             together = list(names)
             gradients = [_gradient(self._parameters[name]) for name in together]
-            moving = [self._moving[name] for name in together]
-            torch._foreach_lerp_(moving, gradients, 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, moving, MOMENTUM)
+            momentum = [self._momentum[name] for name in together]
+            torch._foreach_lerp_(momentum, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momentum, MOMENTUM)
             turned = _orthogonal(torch.stack([each.reshape(rows, columns) for each in ahead]))
             scale = rate * max(1.0, rows / columns) ** 0.5
             for name, each in zip(together, turned, strict=True):
@@ -125,14 +129,14 @@ class Learner:
     def _move_rest(self, rate: float) -> None:
         parameters = [self._parameters[name] for name in self._rest]
         gradients = [_gradient(each) for each in parameters]
-        moving = [self._moving[name] for name in self._rest]
+        momentum = [self._momentum[name] for name in self._rest]
         squares = list(self._squares.values())
-        torch._foreach_lerp_(moving, gradients, 1 - BETAS[0])
+        torch._foreach_lerp_(momentum, gradients, 1 - BETAS[0])
         torch._foreach_mul_(squares, BETAS[1])
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - BETAS[1])
         roots = torch._foreach_sqrt(torch._foreach_div(squares, 1 - BETAS[1] ** (self.step + 1)))
         torch._foreach_add_(roots, TINY)
-        steps = torch._foreach_div(moving, 1 - BETAS[0] ** (self.step + 1))
+        steps = torch._foreach_div(momentum, 1 - BETAS[0] ** (self.step + 1))
         torch._foreach_addcdiv_(parameters, steps, list(roots), -rate)
 
 

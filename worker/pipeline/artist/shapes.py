@@ -59,6 +59,9 @@ ARTIST_VAE_CONFIG = VAE_CONFIG | {
 }
 
 
+PARTS = ("clip", "t5", "transformer")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
     """What turns text into what the transformer reads, and the transformer: trained together."""
@@ -70,7 +73,7 @@ class Reader:
     @property
     def parts(self) -> Mapping[str, nn.Module]:
         """The three models by name."""
-        return {"clip": self.clip, "t5": self.t5, "transformer": self.transformer}
+        return {part: getattr(self, part) for part in PARTS}
 
 
 def artist_clip_config() -> dict[str, Any]:

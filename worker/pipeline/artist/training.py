@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
+from shared.errors import NoSuchDevice
 from shared.manifest import Manifest
-from worker.pipeline.artist.album import fill_album, open_album
-from worker.pipeline.artist.curve import draw_curve
+from worker.pipeline.artist.album import fill_album, is_begun, open_album
+from worker.pipeline.artist.curve import curve_of
 from worker.pipeline.artist.export import export, refuse_others
-from worker.pipeline.artist.flow_training import make_tokenizers, taught_reader, train_flow
+from worker.pipeline.artist.flow_training import BATCH, make_tokenizers, taught_reader, train_flow
 from worker.pipeline.artist.shapes import Reader, models_digest
 from worker.pipeline.artist.sketch import assembled, draw_sheet
 from worker.pipeline.artist.vae_training import OnStep, quality, taught_vae, train_vae
@@ -49,18 +50,18 @@ def train(
 
     Ended at any moment, `resume` goes on with what was saved, at most a minute before; with more
     minutes than at first it goes on with what was taught. Raises WrongWeights if something else
-    lies there, a training that was not to be resumed or is going on, or none that could be.
+    lies there, a training that was not to be resumed or is going on, or none that could be, and
+    NoSuchDevice if there is no such device or none that it is taught on.
     """
     refuse_others(directory)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bench = Workbench(workbench_of(directory))
     beginning = Beginning(seed=seed, stories=stories or STORIES, models=models_digest())
     began = bench.begin(beginning, resume=resume)
     with bench.alone():
         seconds = 60 * minutes
         for_vae = VAE_SHARE * seconds
-        if not bench.path_of("album-0").exists():
-            # pages of an album are latents of this VAE: once there are any, it stays as it is
+        if not is_begun(bench):
             train_vae(bench, seed=seed, seconds=for_vae, device=where, on_step=on_step)
         vae = taught_vae(bench, where)
         fill_album(bench, vae, seed=seed, stories=began.stories, device=where, on_step=on_step)
@@ -70,7 +71,7 @@ def train(
         def show(reader: Reader, step: int) -> None:
             path = bench.folder / f"sheet-{step}.png"
             draw_sheet(assembled(vae, reader, tokenizers), path)
-            draw_curve(bench.folder / LOSSES, bench.folder / "losses.svg")
+            bench.write("losses.svg", curve_of(bench.folder / LOSSES))
             on_sheet(path)
 
         train_flow(
@@ -80,9 +81,21 @@ def train(
             seconds=seconds - for_vae,
             device=where,
             on_step=on_step,
-            on_sheet=show,
+            on_taught=show,
         )
         reader = taught_reader(bench, where)
-        show(reader, bench.stand_of("flow").step)
         manifest = export(directory, vae, reader)
+        show(reader, bench.stand_of("flow").step)
         return Made(manifest=manifest, decibels=quality(vae, where))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        if device.type in BATCH:
+            torch.empty(0, device=device)
+            return device
+        reason = f"only {' and '.join(BATCH)} are taught on"
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        reason = str(error).partition("\n")[0]
+    raise NoSuchDevice(f"--device {name}: {reason}")

@@ -20,7 +20,8 @@ PHASE = "vae"
 RATES = Rates(matrices=0.02, rest=2e-3, slowing=0.7, average=0.998)
 BATCH = 6  # pictures of 128 x 128
 EDGES = 0.5  # what differences of neighbours count beside the pixels themselves
-SPREAD = 2e-4  # what the latents' distance from a normal distribution counts
+KL = 2e-4  # what the latents' divergence from a normal distribution counts
+PLAIN = 0.2  # of the batches try to show a plain ground; two thirds of those have another size
 NOISE = 0.2  # of the latents' own spread, at most: what the transformer draws is not exact either
 ALL_LATENTS = 96  # pictures that scale, shift and quality are measured on
 OnStep = Callable[[str, float, str], None]  # what is done, the fraction of it, and a detail
@@ -47,7 +48,7 @@ def train_vae(
             if watch.due():
                 _save(workbench, learner, watch, recent)
     finally:
-        if learner.step > stand.step:
+        if learner.whole and learner.step > stand.step:
             _save(workbench, learner, watch, recent)
 
 
@@ -96,7 +97,7 @@ def _batch(seed: int, step: int, device: torch.device) -> tuple[torch.Tensor, to
         told = story(len(SIZES) * chance.randrange(10**6) + size, seed=seed)
         pictures.append(next(told.draw_scenes()))
         places.append(told.places()[0])
-    if chance.random() < 0.2:  # plain grounds are easy, but must be seen
+    if chance.random() < PLAIN:  # plain grounds are easy, but must be seen
         told = story(len(SIZES) * chance.randrange(10**6) + size, seed=seed)
         if told.plain_size == told.scene_size:
             pictures[0], places[0] = told.draw_plain(), told.plain_place()
@@ -115,11 +116,11 @@ def _lost(vae: Any, pixels: torch.Tensor, counts: torch.Tensor, step: int) -> to
         amounts = NOISE * stratified(len(pixels), generator).to(mode.device)
         noisy = mode + noise * amounts[:, None, None, None] * mode.detach().std()
         back = vae.decode(noisy).sample.float()
-    spread = (found.mean.float().square() + found.var.float() - 1 - found.logvar.float()) / 2
+    divergence = (found.mean.float().square() + found.var.float() - 1 - found.logvar.float()) / 2
     missed = back - pixels
     down, across = counts[:, :, 1:], counts[..., 1:]
     edges = (missed.diff(dim=2).abs() * down).mean() + (missed.diff(dim=3).abs() * across).mean()
-    return (missed.abs() * counts).mean() + EDGES * edges + SPREAD * spread.mean() * 16
+    return (missed.abs() * counts).mean() + EDGES * edges + KL * divergence.sum(dim=1).mean()
 
 
 def _unseen(device: torch.device) -> Iterator[torch.Tensor]:

@@ -1,6 +1,6 @@
 """Where training keeps what it has so far, so that it can be ended at any moment and gone on with.
 
-Files are written beside their place and moved there, whole or not at all.
+Files are written beside their place and moved there, whole or not at all; only the losses grow.
 """
 
 import fcntl
@@ -65,10 +65,10 @@ class Workbench:
             if resume:
                 raise WrongWeights(f"{self.folder}: holds no training; without --resume one begins")
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.write(path.name, json.dumps(asdict(beginning)) + "\n")
+            self._begin(path, beginning)
             return beginning
         if not resume:
-            raise WrongWeights(f"{self.folder}: holds a training; --resume goes on with it")
+            raise self._held()
         began = Beginning(**json.loads(path.read_text(encoding="utf-8")))
         if began.seed != beginning.seed:
             raise WrongWeights(
@@ -109,6 +109,19 @@ class Workbench:
         beside = self.folder / f".{name}"
         beside.write_text(text, encoding="utf-8")
         beside.replace(self.folder / name)
+
+    def _begin(self, path: Path, beginning: Beginning) -> None:
+        beside = path.with_name(f".{path.name}-{os.getpid()}")
+        beside.write_text(json.dumps(asdict(beginning)) + "\n", encoding="utf-8")
+        try:
+            os.link(beside, path)  # of two that begin at once, one finds it there
+        except FileExistsError:
+            raise self._held() from None
+        finally:
+            beside.unlink()
+
+    def _held(self) -> WrongWeights:
+        return WrongWeights(f"{self.folder}: holds a training; --resume goes on with it")
 
     def note(self, phase: str, stand: Stand, measured: Mapping[str, float]) -> None:
         """Add a line to the losses."""
