@@ -25,9 +25,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: install
 	$(BIN)/illo demo
 
+# Many processes draw at once, so each gets one thread: more would wait for each other.
 test: install
 	$(BIN)/pytest -n auto -m "not slow and not fidelity"
-	$(BIN)/pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 8
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 4 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 40
 
 check: lint
 	$(BIN)/pytest -q -n auto -m "not slow and not fidelity"

@@ -55,10 +55,9 @@ def _put(made: Path, directory: Path) -> None:
         if directory.exists():
             directory.rename(before)
         made.rename(directory)
-    except BaseException:
+    finally:
         if before.exists() and not directory.exists():
             before.rename(directory)
-        raise
     shutil.rmtree(before, ignore_errors=True)
 
 
