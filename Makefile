@@ -28,7 +28,7 @@ demo: install
 # Many processes draw at once, so each gets one thread: more would wait for each other.
 test: install
 	$(BIN)/pytest -n auto -m "not slow and not fidelity"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 4 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 40
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 4 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 8
 
 check: lint
 	$(BIN)/pytest -q -n auto -m "not slow and not fidelity"
