@@ -192,7 +192,8 @@ _FACTS: tuple[tuple[type[errors.IlloError], int, str], ...] = (
 def _message(refusal: Refusal) -> str:
     if not refusal.faults:
         return refusal.detail
-    return "; ".join(f"{fault.pointer}: {fault.detail}" for fault in refusal.faults[:5])
+    told = [": ".join(filter(None, (each.pointer, each.detail))) for each in refusal.faults[:5]]
+    return "; ".join(told)
 
 
 def _param(pointer: str) -> str:

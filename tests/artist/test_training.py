@@ -153,7 +153,8 @@ def test_something_else_is_not_written_over(tmp_path: Path) -> None:
     [
         ("mps", "only cpu and cuda are taught on"),
         ("meta", "only cpu and cuda are taught on"),
-        ("brush", "brush"),
+        ("brush", "only cpu and cuda are taught on"),
+        ("cpu:brush", "--device cpu:brush: "),
         pytest.param(
             "cuda", "--device cuda: ", marks=pytest.mark.skipif("torch.cuda.is_available()")
         ),

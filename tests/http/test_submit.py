@@ -257,6 +257,8 @@ def test_what_should_be_an_object_and_is_none_is_told_so(
 ) -> None:
     answer = client.post("/v1/jobs", data=json.dumps(body), content_type="application/json")
     assert answer.json["errors"] == [{"pointer": pointer, "detail": "should be an object"}]
+    told = f"{pointer}: should be an object" if pointer else "should be an object"
+    assert answer.json["error"]["message"] == told
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,9 @@ def train(
 
 
 def _device(name: str) -> torch.device:
+    if name.partition(":")[0] not in BATCH:
+        raise NoSuchDevice(f"--device {name}: only {' and '.join(BATCH)} are taught on")
     try:
-        device = torch.device(name)
-        if device.type in BATCH:
-            torch.empty(0, device=device)
-            return device
-        reason = f"only {' and '.join(BATCH)} are taught on"
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        reason = str(error).partition("\n")[0]
-    raise NoSuchDevice(f"--device {name}: {reason}")
+        raise NoSuchDevice(f"--device {name}: {str(error).partition(chr(10))[0]}") from None
