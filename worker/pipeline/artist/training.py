@@ -95,4 +95,5 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        raise NoSuchDevice(f"--device {name}: {str(error).partition(chr(10))[0]}") from None
+        reason = str(error).splitlines()[0]  # the rest is torch's advice to its developers
+        raise NoSuchDevice(f"--device {name}: {reason}") from None

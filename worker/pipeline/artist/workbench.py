@@ -110,6 +110,12 @@ class Workbench:
         beside.write_text(text, encoding="utf-8")
         beside.replace(self.folder / name)
 
+    def note(self, phase: str, stand: Stand, measured: Mapping[str, float]) -> None:
+        """Add a line to the losses."""
+        line = {"phase": phase, **asdict(stand), **measured}
+        with (self.folder / LOSSES).open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(line) + "\n")
+
     def _begin(self, path: Path, beginning: Beginning) -> None:
         beside = path.with_name(f".{path.name}-{os.getpid()}")
         beside.write_text(json.dumps(asdict(beginning)) + "\n", encoding="utf-8")
@@ -122,12 +128,6 @@ class Workbench:
 
     def _held(self) -> WrongWeights:
         return WrongWeights(f"{self.folder}: holds a training; --resume goes on with it")
-
-    def note(self, phase: str, stand: Stand, measured: Mapping[str, float]) -> None:
-        """Add a line to the losses."""
-        line = {"phase": phase, **asdict(stand), **measured}
-        with (self.folder / LOSSES).open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(line) + "\n")
 
 
 class Stopwatch:
