@@ -262,13 +262,22 @@ def test_what_should_be_an_object_and_is_none_is_told_so(
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(64, 64), (2048, 64), (64, 2048), (2048, 768), (1600, 992)]
+    ("width", "height"), [(64, 64), (2048, 64), (64, 2048), (2048, 768), (1600, 992), (800, 2000)]
 )
 def test_sides_within_the_limits_are_accepted(client: FlaskClient, width: int, height: int) -> None:
     sides = {"width": width, "height": height}
     answer = client.post("/v1/jobs", json={"prompt": "Mia", **sides})
     assert answer.status_code == 202
     assert answer.json["input"] | sides == answer.json["input"]
+
+
+@pytest.mark.parametrize(("max_pixels", "status"), [(256 * 256, 202), (256 * 256 - 1, 422)])
+def test_an_area_may_be_as_large_as_is_set_and_no_larger(
+    house: House, max_pixels: int, status: int
+) -> None:
+    client = house.with_settings(max_pixels=max_pixels).client
+    answer = client.post("/v1/jobs", json={"prompt": "Mia", "width": 256, "height": 256})
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -284,7 +293,7 @@ def test_sides_within_the_limits_are_accepted(client: FlaskClient, width: int, h
         ({"width": "64", "height": 64}, "/width"),
         ({"width": 1024}, "/height"),
         ({"height": 1024}, "/width"),
-        ({"width": 1600, "height": 1008}, "/width"),
+        ({"width": 848, "height": 1888}, "/width"),  # the least area beyond the limit
         ({"width": 2048, "height": 2048}, "/width"),
     ],
 )
